@@ -1,0 +1,1 @@
+"""From a capture to a dataset: frames, subsets, poses, scene frame, masks, transforms.json."""

@@ -1,0 +1,74 @@
+"""Stage ``images``: the frames and masks of a scene at the size that a method trains on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from fieldbook.errors import UserError
+from fieldbook.files import atomic_dir, read_json
+from fieldbook.layout import SceneFiles
+
+
+def scaled_size(width: int, height: int, long_side: int) -> tuple[int, int]:
+    """``(width, height)`` with the long side at ``long_side``, the short one rounded (halves up), at least 1.
+
+    Raises:
+        UserError: ``long_side`` is not in 1..max(width, height).
+    """
+    longest = max(width, height)
+    if not 1 <= long_side <= longest:
+        raise UserError(
+            f"image size {long_side} is not possible for {width}x{height} frames; "
+            f"give 1 to {longest}, or 0 for full size"
+        )
+    w, h = (max(1, (2 * side * long_side + longest) // (2 * longest)) for side in (width, height))
+    return w, h
+
+
+def scale_images(files: SceneFiles, long_side: int) -> dict[str, int]:
+    """Average the frames down to ``long_side`` pixels; 0 means full size: nothing is written, the frames serve.
+
+    Returns:
+        ``width`` and ``height`` of the scaled frames.
+
+    Raises:
+        UserError: Larger than the frames: enlarging would invent pixels that metrics then reward.
+    """
+    return _scale(files, files.frames, files.images(long_side), long_side, is_mask=False)
+
+
+def scale_masks(files: SceneFiles, mask: str, long_side: int) -> dict[str, int]:
+    """Scale one source's masks like the frames; a pixel is kept where half of it is.
+
+    Returns:
+        ``width`` and ``height`` of the scaled masks.
+
+    Raises:
+        UserError: Larger than the frames.
+    """
+    return _scale(files, files.masks(mask), files.scaled_masks(mask, long_side), long_side, is_mask=True)
+
+
+def _scale(files: SceneFiles, source: Path, target: Path, long_side: int, is_mask: bool) -> dict[str, int]:
+    index = read_json(files.frames_index)
+    width, height = index["width"], index["height"]
+    if long_side:
+        width, height = scaled_size(width, height, long_side)
+        _scale_folder(source, target, [frame["name"] for frame in index["frames"]], (width, height), is_mask)
+    return {"width": width, "height": height}
+
+
+def _scale_folder(source: Path, target: Path, names: Sequence[str], size: tuple[int, int], is_mask: bool) -> None:
+    with atomic_dir(target) as out:
+        for name in names:
+            picture = cv2.imread(str(source / name), cv2.IMREAD_GRAYSCALE if is_mask else cv2.IMREAD_COLOR)
+            if picture is None:
+                raise UserError(f"{source / name} is missing or damaged; delete {source} and make it again")
+            scaled = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+            if is_mask:
+                scaled = np.where(scaled > 127, np.uint8(255), np.uint8(0))
+            cv2.imwrite(str(out / name), scaled)

@@ -1,0 +1,126 @@
+"""Stage ``mask``: bring masks into ``masks/<mask>/``, one per undistorted frame, 255 = keep."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from data.masks.sheet import contact_sheet
+from fieldbook.errors import UserError, nearest
+from fieldbook.files import atomic_dir, read_json
+from fieldbook.layout import SceneFiles
+
+log = logging.getLogger(__name__)
+
+KINDS = ("folder", "truth")
+Size = tuple[int, int]
+
+
+def make_masks(files: SceneFiles, spec: dict[str, Any], mask: str) -> dict[str, Any]:
+    """Write the masks of one source and ``contact_sheet.jpg``.
+
+    Args:
+        files: The scene's files; frames must be there.
+        spec: The scene's spec; ``masks.<mask>`` says the kind: ``folder`` (with ``path``) or ``truth``.
+        mask: Name of the source; ``none`` has no files and is not a source.
+
+    Returns:
+        ``masks``; ``mean_coverage``, the kept share in [0, 1]; ``empty``, how many keep nothing; and
+        ``resized_from_raw``, how many had the raw frames' size and were resized (not undistorted).
+
+    Raises:
+        UserError: An unknown source, a mask that is missing, unreadable or of a wrong size (the file is
+            named), or truth asked of a capture that has none.
+    """
+    if mask not in spec["masks"]:
+        raise UserError(f"mask {mask!r} is not one of the scene's; {nearest(mask, spec['masks'])}")
+    source = spec["masks"][mask]
+    index = read_json(files.frames_index)
+    names, size = [frame["name"] for frame in index["frames"]], (index["width"], index["height"])
+    with atomic_dir(files.masks(mask)) as out:
+        if source["kind"] == "truth":
+            resized = _from_truth(files, out)
+        elif source["kind"] == "folder":
+            resized = _from_folder(files, Path(source["path"]).expanduser(), out, size)
+        else:
+            raise UserError(f"masks.{mask}.kind {source['kind']!r} is unknown; {nearest(source['kind'], KINDS)}")
+        coverages = [_coverage(out / name) for name in names]
+        contact_sheet(files.frames, out, names, out / "contact_sheet.jpg")
+    return {
+        "masks": len(names),
+        "mean_coverage": float(np.mean(coverages)),
+        "empty": coverages.count(0.0),
+        "resized_from_raw": resized,
+    }
+
+
+def _coverage(path: Path) -> float:
+    return float((cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) > 127).mean())
+
+
+def _from_truth(files: SceneFiles, out: Path) -> int:
+    if not read_json(files.capture)["truth"]:
+        raise UserError("mask kind 'truth' needs a synthetic capture; for yours give {kind: folder, path: ...}")
+    from data.synthetic.truth import truth_masks
+
+    truth_masks(files, out)
+    return 0
+
+
+def _from_folder(files: SceneFiles, folder: Path, out: Path, size: Size) -> int:
+    """Copy the user's masks as 0/255 in the frames' size; returns how many were resized."""
+    if not folder.is_dir():
+        raise UserError(f"no such folder of masks: {folder}")
+    raw = read_json(files.raw_index)
+    sources = {frame["name"]: frame.get("source") for frame in raw["frames"]}
+    candidates = _by_stem(folder)
+    resized = 0
+    for frame in read_json(files.frames_index)["frames"]:
+        path = _find(candidates, folder, frame, sources.get(frame["name"]))
+        keep, was_resized = _load(path, size, (raw["width"], raw["height"]))
+        resized += was_resized
+        cv2.imwrite(str(out / frame["name"]), keep)
+    if resized:
+        log.warning("%s: %d masks have the raw frames' size; resized, not undistorted", folder, resized)
+    return resized
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    """PNG files under their names without suffix, so ``a.png.png`` is known as ``a.png``."""
+    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() == ".png"}
+
+
+def _find(candidates: dict[str, Path], folder: Path, frame: dict[str, Any], source: str | None) -> Path:
+    """Mask of a frame: by its name, COLMAP's ``name.png.png``, its image's name or its bare index."""
+    name = frame["name"]
+    keys = [Path(name).stem, name, *([Path(source).stem, source] if source else [])]
+    numbers = {int(stem): path for stem, path in candidates.items() if stem.isdecimal()}
+    found = next((candidates[key] for key in keys if key in candidates), numbers.get(frame["index"]))
+    if found is None:
+        raise UserError(
+            f"{folder / name} is missing; each frame needs a mask: {name}, {name}.png or {frame['index']}.png"
+        )
+    return found
+
+
+def _load(path: Path, size: Size, raw_size: Size) -> tuple[np.ndarray, bool]:
+    """Mask as uint8 ``[h, w]``, 0 or 255, and whether it had to be resized from the raw frames' size."""
+    try:
+        with Image.open(path) as image:
+            values = np.asarray(image.convert("L"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{path} is not a readable mask ({error}); replace it") from None
+    if 0 < values.max() <= 127:
+        raise UserError(f"{path} has values up to {values.max()} only; a mask keeps what is above 127: use 0 and 255")
+    keep = np.where(values > 127, np.uint8(255), np.uint8(0))
+    found = (keep.shape[1], keep.shape[0])
+    if found == size:
+        return keep, False
+    if found == raw_size:
+        return cv2.resize(keep, size, interpolation=cv2.INTER_NEAREST), True
+    raise UserError(f"{path} is {found[0]}x{found[1]}; masks must be {size[0]}x{size[1]} like the undistorted frames")

@@ -1,0 +1,257 @@
+"""Frames of a video (PyAV) or of a folder of images, one at a time, upright and with their true time stamps.
+
+A damaged video gives the frames that decode without an error: after an error nothing is believed until the next key
+frame, because decoders patch holes with smeared copies that look like frames. ``index`` counts readable
+frames.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from PIL import Image, ImageOps
+
+from fieldbook.errors import UserError
+
+LUMA_LONG_SIDE = 960  # sharpness and exposure are measured at this size at most
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+_EXIF_ORIENTATION = 0x0112
+
+
+@dataclass(frozen=True)
+class SourceFrame:
+    """One frame of a source; pixels are converted only when asked for.
+
+    Attributes:
+        index: 0-based position among the source's readable frames.
+        time_s: Presentation time from the container's start; ``None`` where the source has no clock.
+        rgb: Gives the upright picture, uint8 ``[height, width, 3]``.
+        luma: Gives the luma at most ``LUMA_LONG_SIDE`` long, uint8 ``[h, w]``, full range, maybe not upright.
+        source: Name of the image file; ``None`` for a video.
+    """
+
+    index: int
+    time_s: float | None
+    rgb: Callable[[], np.ndarray]
+    luma: Callable[[], np.ndarray]
+    source: str | None = None
+
+
+def bounded_size(width: int, height: int) -> tuple[int, int]:
+    """``(width, height)`` shrunk so that the long side is at most ``LUMA_LONG_SIDE``; never enlarged."""
+    scale = min(1.0, LUMA_LONG_SIDE / max(width, height))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+class VideoSource:
+    """A video file, read by iterating; each iteration decodes it anew and holds one frame at a time.
+
+    Args:
+        path: The file.
+        trusted: The file is known to be whole, so frames may be decoded in parallel. With damage, only
+            decoding one frame after another makes the same frames readable every time.
+
+    Attributes:
+        errors: Packets or frames that the latest iteration could not use.
+        skipped: Packets of the latest iteration that the file itself marks as not to be shown (edit lists).
+    """
+
+    def __init__(self, path: Path, trusted: bool = False):
+        self.path, self.trusted = path, trusted
+        self.errors = self.skipped = 0
+
+    @contextmanager
+    def open(self) -> Iterator[tuple[InputContainer, VideoStream]]:
+        """Open the file and find its moving picture.
+
+        Raises:
+            UserError: No such file, not a video, damaged beyond opening, or a video without pictures.
+        """
+        if not self.path.is_file():
+            raise UserError(f"no such video file: {self.path}")
+        try:
+            container = av.open(str(self.path))
+        except (av.FFmpegError, OSError) as error:
+            raise UserError(f"{self.path} is no readable video ({_reason(error)}); copy it again") from None
+        with container:
+            name = container.format.name
+            # FFmpeg also "plays" text files (as ANSI art) and single images.
+            if name == "tty" or name.startswith("image2") or name.endswith("_pipe"):
+                raise UserError(f"{self.path} is not a video (a folder of images is capture kind 'images')")
+            stream = next((s for s in container.streams.video if not _is_cover_art(s)), None)
+            if stream is None:
+                raise UserError(f"{self.path} has no video stream, only sound or cover art")
+            stream.thread_type = "AUTO" if self.trusted else "SLICE"
+            yield container, stream
+
+    def __iter__(self) -> Iterator[SourceFrame]:
+        """Yield the readable frames in presentation order."""
+        self.errors = self.skipped = 0
+        with self.open() as (container, stream):
+            start = (container.start_time or 0) / av.time_base
+            index, broken = 0, False
+            for frame in self._decode(container, stream):
+                broken = frame is None or frame.is_corrupt or (broken and not frame.key_frame)
+                if frame is None:
+                    continue
+                if broken:
+                    self.errors += 1
+                    continue
+                yield _video_frame(frame, index, start, stream)
+                index += 1
+
+    def _decode(self, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame | None]:
+        """Frames, with ``None`` in place of each packet that failed."""
+        packets = container.demux(stream)
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                return
+            except av.FFmpegError:  # the container itself breaks off: nothing beyond can be found
+                self.errors += 1
+                return
+            self.skipped += packet.is_discard
+            try:
+                if packet.is_corrupt:  # cut short; decoding it would give half a picture
+                    raise av.InvalidDataError(0, "truncated packet")
+                yield from (f for f in packet.decode() if isinstance(f, VideoFrame))
+            except av.FFmpegError:
+                self.errors += 1
+                yield None
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _is_cover_art(stream: VideoStream) -> bool:
+    return "attached_pic" in str(stream.disposition)
+
+
+def _video_frame(frame: VideoFrame, index: int, start: float, stream: VideoStream) -> SourceFrame:
+    width, height = frame.width, frame.height
+    ratio = stream.codec_context.sample_aspect_ratio or 1
+    shown = (max(1, round(width * ratio)), height)
+
+    def rgb() -> np.ndarray:
+        picture = frame.reformat(width=shown[0], height=shown[1], format="rgb24").to_ndarray()
+        return _upright(picture, _display_matrix(frame))
+
+    def luma() -> np.ndarray:
+        w, h = bounded_size(width, height)
+        return frame.reformat(width=w, height=h, format="gray", interpolation="AREA").to_ndarray()
+
+    return SourceFrame(index, None if frame.time is None else frame.time - start, rgb, luma)
+
+
+def _display_matrix(frame: VideoFrame) -> np.ndarray:
+    # Nine 16.16 numbers [a b u; c d v; x y w]: a pixel (x, y) is shown at (a x + c y, b x + d y). The 2x2
+    # part turns and mirrors; ``frame.rotation`` would lose the mirroring of front cameras.
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return np.eye(2)
+    return np.frombuffer(bytes(data), np.int32).reshape(3, 3)[:2, :2] / 65536
+
+
+def _upright(picture: np.ndarray, display: np.ndarray) -> np.ndarray:
+    """Apply the nearest of the eight quarter turns and mirrorings to ``[h, w, 3]``."""
+    (a, b), (c, d) = display
+    transposed = abs(b) > abs(a)
+    if transposed:
+        picture = picture.transpose(1, 0, 2)
+    flip_x, flip_y = (c < 0, b < 0) if transposed else (a < 0, d < 0)
+    return np.ascontiguousarray(picture[:: -1 if flip_y else 1, :: -1 if flip_x else 1])
+
+
+class ImageSource:
+    """A folder of PNG or JPEG images in natural order of their names (``2.png`` before ``10.png``).
+
+    Raises:
+        UserError: No such folder, or no image in it.
+    """
+
+    def __init__(self, folder: Path):
+        if not folder.is_dir():
+            raise UserError(f"no such folder of images: {folder}")
+        found = (p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != ".")
+        self.paths = sorted(found, key=lambda path: natural_key(path.name))
+        if not self.paths:
+            raise UserError(f"{folder} holds no {', '.join(IMAGE_SUFFIXES)} file")
+
+    def __iter__(self) -> Iterator[SourceFrame]:
+        """Yield the images; a damaged one raises ``UserError`` when its pixels are asked for."""
+        for index, path in enumerate(self.paths):
+            picture = _read_once(path)
+            yield SourceFrame(index, None, picture, lambda picture=picture: _image_luma(picture()), path.name)
+
+    def size(self) -> tuple[int, int]:
+        """Upright ``(width, height)`` that all images share; every file is decoded coarsely on the way.
+
+        Raises:
+            UserError: A file is damaged, or its size differs from the most common one; it is named.
+        """
+        sizes = {path: _checked_size(path) for path in self.paths}
+        (common, _), *others = Counter(sizes.values()).most_common()
+        if others:
+            odd = next(path for path in self.paths if sizes[path] != common)
+            raise UserError(
+                f"{odd} is {sizes[odd][0]}x{sizes[odd][1]}, most images of its folder are "
+                f"{common[0]}x{common[1]}; all must have one size: remove or resize it"
+            )
+        return common
+
+
+def natural_key(name: str) -> list[Any]:
+    """Sort key under which runs of digits compare as numbers; equal numbers fall back on the text."""
+    parts = re.split(r"(\d+)", name.lower())
+    return [[int(p) if i % 2 else p for i, p in enumerate(parts)], name]
+
+
+@contextmanager
+def _open_image(path: Path) -> Iterator[Image.Image]:
+    try:
+        with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):  # Pillow would clip these to white
+                raise UserError(f"{path} has more than 8 bits per pixel; convert it to 8-bit RGB")
+            yield image
+    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for damaged files
+        raise UserError(f"{path} is not a readable image ({error}); replace or remove it") from None
+
+
+def _checked_size(path: Path) -> tuple[int, int]:
+    with _open_image(path) as image:
+        width, height = image.size
+        turned = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
+        image.draft("L", (64, 64))  # JPEG only: decodes coarsely, which still meets a truncated end
+        image.load()
+    return (height, width) if turned else (width, height)
+
+
+def _read_once(path: Path) -> Callable[[], np.ndarray]:
+    cache: list[np.ndarray] = []
+
+    def rgb() -> np.ndarray:
+        if not cache:
+            with _open_image(path) as image:
+                cache.append(np.asarray(ImageOps.exif_transpose(image).convert("RGB")))
+        return cache[0]
+
+    return rgb
+
+
+def _image_luma(picture: np.ndarray) -> np.ndarray:
+    gray = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    return cv2.resize(gray, bounded_size(gray.shape[1], gray.shape[0]), interpolation=cv2.INTER_AREA)

@@ -1,0 +1,256 @@
+"""The ``scene_frame`` stage: the one world frame of a scene, from the reference's poses and sparse points.
+
+Origin at the point of interest (POI), +z = mean camera up, median camera-POI distance = 1. +x is the
+horizontal part of the mean direction from the POI to the cameras; where cameras stand all round and that is
+shorter than 0.1, of the direction to the first camera. Every choice is deterministic: the frame depends on
+the reference alone.
+
+Symbols: ``D`` median camera-POI distance in COLMAP units; the mean view direction is the mean of the optical
+axes.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pycolmap
+import trimesh
+
+from data.point_of_interest import (
+    axes_meeting,
+    mean_direction,
+    median_distance,
+    meeting_on_plane,
+    object_plane,
+    slide_to_surface,
+)
+from data.poses import Sim3
+from data.robust_geometry import Meeting, Plane, direction_spread_rad
+from fieldbook.errors import Infeasible
+from fieldbook.files import atomic_path, read_json, write_json
+from fieldbook.layout import SceneFiles
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """Sparse points and which camera saw which.
+
+    Attributes:
+        points: ``[points, 3]`` in the COLMAP frame.
+        colours: uint8 ``[points, 3]`` RGB.
+        point_of: ``[observations]`` index into ``points``.
+        camera_of: ``[observations]`` index into the poses.
+    """
+
+    points: np.ndarray
+    colours: np.ndarray
+    point_of: np.ndarray
+    camera_of: np.ndarray
+
+
+@dataclass(frozen=True)
+class SceneFrame:
+    """What ``scene.json`` holds, but for the camera; lengths in scene units.
+
+    Attributes:
+        scene_from_colmap: The similarity.
+        poi_in_colmap: ``[3]``.
+        axis: ``[3]`` unit, in the scene frame, towards the cameras.
+        axis_source: ``plane`` or ``cameras``.
+        near: Distance along rays in front of everything seen, positive.
+        far: Distance along rays behind it.
+        bounds: ``[2, 3]`` lowest and highest corner.
+        camera_distance_mean: Mean camera-POI distance.
+        camera_height_mean: Mean height of the cameras above the POI along +z.
+        uncertainty: How sure the frame is; plain numbers.
+    """
+
+    scene_from_colmap: Sim3
+    poi_in_colmap: np.ndarray
+    axis: np.ndarray
+    axis_source: str
+    near: float
+    far: float
+    bounds: np.ndarray
+    camera_distance_mean: float
+    camera_height_mean: float
+    uncertainty: dict[str, float | int | None]
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys of ``scene.json`` but for ``camera``."""
+        plain = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in vars(self).items()}
+        fixed = {"poi": [0.0, 0.0, 0.0], "up": [0.0, 0.0, 1.0], "camera_distance_median": 1.0}
+        return {**plain, "scene_from_colmap": self.scene_from_colmap.to_json(), **fixed}
+
+
+def scene_frame_from(poses: np.ndarray, cloud: Cloud, poi: np.ndarray | None = None) -> SceneFrame:
+    """Find the scene frame.
+
+    Args:
+        poses: ``colmap_from_camera`` ``[n, 4, 4]``, OpenGL axes, in capture order.
+        cloud: Sparse points; may be empty.
+        poi: ``[3]`` in the COLMAP frame; overrides the search, also where the axes do not meet.
+
+    Raises:
+        Infeasible: No POI is given and the optical axes do not meet in front of the cameras.
+    """
+    centres = poses[:, :3, 3]
+    meeting = None if poi is not None else axes_meeting(poses)
+    start = np.asarray(poi, float) if meeting is None else slide_to_surface(poses, cloud.points, meeting)
+    plane = object_plane(centres, cloud.points, start)
+    found = start if plane is None or meeting is None else meeting_on_plane(poses, meeting, plane)
+    sim = _similarity(poses, found)
+    axis = plane.normal if plane is not None else mean_direction(centres - found, fallback=_mean_up(poses))
+    axis = sim.rotation @ (axis * (np.sign(axis @ mean_direction(centres - found, fallback=axis)) or 1.0))
+    centres_in_scene, points_in_scene = sim.points(centres), sim.points(cloud.points)
+    near, far = _near_far(centres_in_scene, points_in_scene, cloud)
+    return SceneFrame(
+        scene_from_colmap=sim,
+        poi_in_colmap=found,
+        axis=axis,
+        axis_source="cameras" if plane is None else "plane",
+        near=near,
+        far=far,
+        bounds=_bounds(centres_in_scene, points_in_scene),
+        camera_distance_mean=float(np.linalg.norm(centres_in_scene, axis=1).mean()),
+        camera_height_mean=float(centres_in_scene[:, 2].mean()),
+        uncertainty=_uncertainty(poses, found, meeting, plane, sim.scale),
+    )
+
+
+def _mean_up(poses: np.ndarray) -> np.ndarray:
+    return mean_direction(poses[:, :3, 1], fallback=poses[0, :3, 1])
+
+
+def _similarity(poses: np.ndarray, poi: np.ndarray) -> Sim3:
+    centres = poses[:, :3, 3]
+    distance = median_distance(centres, poi)
+    if distance == 0:
+        raise Infeasible("the point of interest is where the cameras are", {"poi": poi.tolist()})
+    z = _mean_up(poses)
+    rotation = np.stack([x := _heading(poses, poi, z), np.cross(z, x), z])
+    return Sim3(1 / distance, rotation, -rotation @ poi / distance)
+
+
+def _heading(poses: np.ndarray, poi: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """The scene's +x ``[3]``, by the module's rule; for a camera overhead its right side."""
+    to_cameras = poses[:, :3, 3] - poi
+    mean = (to_cameras / np.maximum(np.linalg.norm(to_cameras, axis=1, keepdims=True), 1e-300)).mean(0)
+    first = to_cameras[0] / max(np.linalg.norm(to_cameras[0]), 1e-300)
+    level = (v - (v @ z) * z for v in (mean, first, poses[0, :3, 0], *np.eye(3)))
+    chosen = next(v for v in level if np.linalg.norm(v) >= 0.1)
+    return chosen / np.linalg.norm(chosen)
+
+
+def _near_far(centres: np.ndarray, points: np.ndarray, cloud: Cloud) -> tuple[float, float]:
+    """Half the nearest and 1.5 times the farthest distance along rays, over observed points and the POI.
+
+    The 0.5 and 99 percentiles stand for nearest and farthest: single points are often mistriangulated.
+    """
+    to_poi = np.linalg.norm(centres, axis=1)
+    seen = np.linalg.norm(points[cloud.point_of] - centres[cloud.camera_of], axis=1)
+    low, high = np.percentile(seen, [0.5, 99]) if len(seen) else (to_poi.min(), to_poi.max())
+    near = 0.5 * min(low, to_poi.min())
+    return max(float(near), 0.01), float(1.5 * max(high, to_poi.max()))
+
+
+def _bounds(centres: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Box ``[2, 3]`` of cameras, POI and points between their 2 and 98 percentiles, a tenth larger.
+
+    No side is shorter than 1, so cameras in one plane and no points still leave room for the object.
+    """
+    robust = np.percentile(points, [2, 98], axis=0) if len(points) else np.zeros((0, 3))
+    everything = np.concatenate([centres, np.zeros((1, 3)), robust])
+    low, high = everything.min(0), everything.max(0)
+    half = np.maximum(0.55 * (high - low), 0.5)
+    return np.stack([(low + high) / 2 - half, (low + high) / 2 + half])
+
+
+def _uncertainty(
+    poses: np.ndarray, poi: np.ndarray, meeting: Meeting | None, plane: Plane | None, scale: float
+) -> dict[str, float | int | None]:
+    """Lengths in scene units; ``None`` where there is nothing to say."""
+    views = -poses[:, :3, 2]
+    numbers: dict[str, float | int | None] = {
+        "axis_spread_deg": float(np.degrees(direction_spread_rad(views))),
+        "up_agreement": float(np.linalg.norm(poses[:, :3, 1].mean(0))),
+        "meeting_rms": None,
+        "meeting_std": None,
+        "meeting_inlier_share": None,
+        "poi_shift": None,
+        "plane_points": None,
+        "plane_inlier_share": None,
+        "plane_rms": None,
+    }
+    if meeting is not None:
+        numbers["meeting_rms"] = meeting.rms * scale
+        numbers["meeting_std"] = meeting.std * scale if np.isfinite(meeting.std) else None
+        numbers["meeting_inlier_share"] = float(meeting.inliers.mean())
+        numbers["poi_shift"] = float(np.linalg.norm(poi - meeting.point)) * scale
+    if plane is not None:
+        numbers["plane_points"] = int(plane.inliers.sum())
+        numbers["plane_inlier_share"] = float(plane.inliers.mean())
+        numbers["plane_rms"] = plane.rms * scale
+    return numbers
+
+
+def read_cloud(model: Path, names: list[str]) -> Cloud:
+    """Read a COLMAP model's points and who saw them.
+
+    Args:
+        model: Folder with the COLMAP model.
+        names: Picture names in the order of the poses; observations by others are left out.
+    """
+    reconstruction = pycolmap.Reconstruction(str(model))
+    index = {name: k for k, name in enumerate(names)}
+    # The model is of the raw frames, whose names are those of the undistorted ones.
+    camera_of_image = {i: index.get(image.name, -1) for i, image in reconstruction.images.items()}
+    points = list(reconstruction.points3D.values())
+    seen = [(p, camera_of_image[e.image_id]) for p, x in enumerate(points) for e in x.track.elements]
+    pairs = np.array([pair for pair in seen if pair[1] >= 0], dtype=np.int64).reshape(-1, 2)
+    return Cloud(
+        points=np.array([p.xyz for p in points], dtype=np.float64).reshape(-1, 3),
+        colours=np.array([p.color for p in points], dtype=np.uint8).reshape(-1, 3),
+        point_of=pairs[:, 0],
+        camera_of=pairs[:, 1],
+    )
+
+
+def make_scene_frame(files: SceneFiles, spec: dict[str, Any]) -> dict[str, Any]:
+    """Write ``scene.json`` and, where there are points, ``reference/sparse.ply``.
+
+    Args:
+        files: The scene; its reference must be there.
+        spec: The scene's keys; ``poi`` overrides the search.
+
+    Returns:
+        Numbers for the status: ``axis_source`` and the uncertainty.
+
+    Raises:
+        Infeasible: The optical axes do not meet and no POI is given.
+        UserError: The reference's poses are missing.
+    """
+    reference = read_json(files.reference_poses)
+    names = sorted(reference["poses"])
+    poses = np.array([reference["poses"][n] for n in names], dtype=np.float64).reshape(-1, 4, 4)
+    if not names:
+        raise Infeasible("the reference has no registered frame", {"registered": 0})
+    cloud = read_cloud(files.reference_sparse, names)
+    frame = scene_frame_from(poses, cloud, spec.get("poi"))
+    _write_points(files.reference_points, frame.scene_from_colmap.points(cloud.points), cloud.colours)
+    write_json(files.scene, {**frame.to_json(), "camera": reference["camera"]})
+    log.info("scene frame: axis from %s, near %.3g, far %.3g", frame.axis_source, frame.near, frame.far)
+    return {"axis_source": frame.axis_source, "points": len(cloud.points), **frame.uncertainty}
+
+
+def _write_points(path: Path, points: np.ndarray, colours: np.ndarray) -> None:
+    path.unlink(missing_ok=True)
+    if len(points):
+        with atomic_path(path) as temporary:
+            trimesh.PointCloud(points, colors=colours).export(str(temporary))

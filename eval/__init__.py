@@ -1,0 +1,1 @@
+"""Metrics, protocol, novelty and statistics."""

@@ -1,0 +1,1 @@
+"""The glue of Radiance Fieldbook: study, layout, status, ledger and the command line."""

@@ -1,0 +1,302 @@
+"""The command line: one sub-command per stage. Each rule of the workflow calls exactly these commands.
+
+Every command imports what it needs when it runs, so ``fieldbook --help`` needs neither torch nor nerfstudio.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import Positional, arg
+
+from fieldbook.errors import FieldbookError, UserError
+from fieldbook.layout import DatasetFiles, PathFiles, PoseFiles, RunFiles, SceneFiles, StudyFiles, status_path
+from fieldbook.stage import run_stage
+from fieldbook.status import Status
+
+Spec = Annotated[str, arg(help="The stage's keys as JSON, or @FILE; `fieldbook plan` prints them.", metavar="JSON")]
+SceneDir = Annotated[Positional[Path], arg(help="Folder of the scene: results/scenes/<scene>.")]
+RunDir = Annotated[Positional[Path], arg(help="Folder of the run.")]
+
+
+def _load(spec: str) -> dict[str, Any]:
+    try:
+        value = json.loads(Path(spec[1:]).read_text(encoding="utf-8") if spec.startswith("@") else spec)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--spec takes JSON or @FILE: {error}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"--spec takes a JSON object, not {type(value).__name__}")
+    return value
+
+
+def capture(scene: SceneDir, spec: Spec) -> Status:
+    """Probe a video or a folder of pictures, or make the synthetic capture.
+
+    Example: fieldbook capture results/scenes/fox --spec '{"capture": {"kind": "video", "path": "fox.mp4"}}'
+    """
+    from data.video import ingest
+    from fieldbook.scenes import keep_spec
+
+    files, keys = SceneFiles(scene), _load(spec)
+    keep_spec(files, files.spec, keys)
+    return run_stage("capture", scene, lambda: ingest(files, keys))
+
+
+def frames(scene: SceneDir, spec: Spec) -> Status:
+    """Take frames out of a capture.
+
+    Example: fieldbook frames results/scenes/fox --spec '{"frames": {"count": 50, "pick": "sharpest"}}'
+    """
+    from data.video import extract
+
+    files = SceneFiles(scene)
+    return run_stage("frames", scene, lambda: extract(files, _load(spec)), [files.status("capture")])
+
+
+def reference(scene: SceneDir, spec: Spec) -> Status:
+    """Reconstruct all frames with COLMAP and undistort them once.
+
+    Example: fieldbook reference results/scenes/fox --spec @fox.json
+    """
+    from data.reference import make_reference
+
+    files = SceneFiles(scene)
+    return run_stage("reference", scene, lambda: make_reference(files, _load(spec)), [files.status("frames")])
+
+
+def splits(scene: SceneDir, spec: Spec) -> Status:
+    """Hold out the test frames and order the pool.
+
+    Example: fieldbook splits results/scenes/fox --spec '{"split": {"test_every": 8, "file": null}, "nested": true}'
+    """
+    from data.subsets import make_splits
+
+    files = SceneFiles(scene)
+    return run_stage("splits", scene, lambda: make_splits(files, _load(spec)), [files.status("reference")])
+
+
+def scene_frame(scene: SceneDir, spec: Spec) -> Status:
+    """Find the point of interest, up, axis, scale, bounds, near and far.
+
+    Example: fieldbook scene-frame results/scenes/fox --spec '{"poi": null}'
+    """
+    from data.scene_frame import make_scene_frame
+
+    files = SceneFiles(scene)
+    work = lambda: make_scene_frame(files, _load(spec))  # noqa: E731
+    return run_stage("scene_frame", scene, work, [files.status("reference")])
+
+
+def mask(scene: SceneDir, name: Positional[str], spec: Spec) -> Status:
+    """Make the masks of one source.
+
+    Example: fieldbook mask results/scenes/card card --spec '{"kind": "truth"}'
+    """
+    from data.masks.sources import make_masks
+    from fieldbook.scenes import keep_spec
+
+    files, source = SceneFiles(scene), _load(spec)
+    keep_spec(files, files.mask_spec(name), source)
+    work = lambda: make_masks(files, {"masks": {name: source}}, name)  # noqa: E731
+    return run_stage(f"mask-{name}", scene, work, [files.status("scene_frame")])
+
+
+def images(scene: SceneDir, long_side: int) -> Status:
+    """Scale the frames of a scene; 0 keeps their size.
+
+    Example: fieldbook images results/scenes/card --long-side 160
+    """
+    from data.images import scale_images
+
+    files = SceneFiles(scene)
+    work = lambda: scale_images(files, long_side)  # noqa: E731
+    return run_stage(f"images-{long_side}", scene, work, [files.status("reference")])
+
+
+def scaled_mask(scene: SceneDir, name: Positional[str], long_side: int) -> Status:
+    """Scale the masks of one source like the frames.
+
+    Example: fieldbook scaled-mask results/scenes/card card --long-side 160
+    """
+    from data.images import scale_masks
+
+    files = SceneFiles(scene)
+    work = lambda: scale_masks(files, name, long_side)  # noqa: E731
+    return run_stage(f"scaled-{name}-{long_side}", scene, work, [files.status(f"mask-{name}")])
+
+
+def poses(
+    scene: SceneDir,
+    spec: Spec,
+    count: str,
+    policy: str = "reference",
+    mapper: str = "incremental",
+    sfm_mask: str = "none",
+    sfm_seed: int = 0,
+    draw: int = 0,
+) -> Status:
+    """Poses of one subset of frames, in the scene frame.
+
+    Example: fieldbook poses results/scenes/card --count 6 --policy subset --spec @card.json
+    """
+    from data.subset_poses import PoseRequest, make_poses
+
+    files = SceneFiles(scene)
+    out = files.poses(count, policy, mapper, sfm_mask, sfm_seed, draw)
+    request = PoseRequest(count, draw, policy, mapper, sfm_mask, sfm_seed)
+    needs = [files.status("splits"), files.status("scene_frame")]
+    needs += [files.status(f"mask-{sfm_mask}")] if sfm_mask != "none" else []
+    return run_stage("poses", out.root, lambda: make_poses(files, out, _load(spec), request), needs)
+
+
+def dataset(out: Positional[Path], scene: Path, poses: Path, long_side: int = 0, mask: str = "none") -> Status:
+    """Write a nerfstudio dataset: transforms.json and points.ply.
+
+    Example: fieldbook dataset DATASET --scene results/scenes/card --poses results/scenes/card/n6-d0/poses-...
+    """
+    from data.dataset import make_dataset
+
+    files = SceneFiles(scene)
+    needs = [status_path(poses, "poses"), files.status(f"images-{long_side}")]
+    needs += [files.status(f"scaled-{mask}-{long_side}")] if mask != "none" else []
+    work = lambda: make_dataset(files, PoseFiles(poses), DatasetFiles(out), long_side, mask)  # noqa: E731
+    return run_stage("dataset", out, work, needs)
+
+
+def path(out: Positional[Path], scene: Path, spec: Spec, long_side: int = 0) -> Status:
+    """Lay a novel-view camera path through the scene frame; true images where the capture is synthetic.
+
+    Example: fieldbook path cone30 --scene results/scenes/card --spec '{"kind": "cone", "angle": 30, "distance": 1}'
+    """
+    from camera_paths.stage import make_path
+
+    from camera_paths.spec import check_path_spec
+
+    files, keys = SceneFiles(scene), check_path_spec(out.name, _load(spec))
+    work = lambda: make_path(files, PathFiles(out), keys, long_side)  # noqa: E731
+    return run_stage("path", out, work, [files.status("scene_frame")])
+
+
+def train(run: RunDir, spec: Spec) -> Status:
+    """Train one run.
+
+    Example: fieldbook train DATASET/nerfacto/laptop-3fa9c1-seed0-rep0 --spec @run.json
+    """
+    from fieldbook.files import write_json
+    from methods.runner.train import train as work
+
+    files, data = RunFiles(run), DatasetFiles(run.parent.parent)
+    status = run_stage("train", run, lambda: work(files, data, _load(spec)), [data.status()])
+    if not status.ok:
+        write_json(files.checkpoint_manifest, {"checkpoint": None, "step": None, "sha256": None})
+    return status
+
+
+def render(run: RunDir, spec: Spec, paths: tuple[Path, ...] = ()) -> Status:
+    """Render a trained run's test views and novel-view paths.
+
+    Example: fieldbook render RUN --spec @run.json --paths results/demo/card/paths/cone30
+    """
+    from methods.runner.render import render as work
+
+    files, data = RunFiles(run), DatasetFiles(run.parent.parent)
+    cameras = {p.name: PathFiles(p).camera_path for p in paths}
+    needs = [files.status("train"), *(status_path(p, "path") for p in paths)]
+    return run_stage("render", run, lambda: work(files, data, cameras, _load(spec)), needs)
+
+
+def score(run: RunDir, spec: Spec, paths: tuple[Path, ...] = ()) -> Status:
+    """Score a run's rendered views: one row per image.
+
+    Example: fieldbook score RUN --spec '{"metrics": ["psnr", "ssim"], "weights": "none"}'
+    """
+    from eval.protocol import score as work
+
+    files, data = RunFiles(run), DatasetFiles(run.parent.parent)
+    truths = {p.name: PathFiles(p).truth for p in paths}
+    return run_stage("score", run, lambda: work(files, data, truths, _load(spec)), [files.status("render")])
+
+
+def plan(config: Path = Path("config.yaml"), json_: Annotated[bool, arg(name="json")] = False) -> None:
+    """List a study's runs, or print everything the stages are given as JSON.
+
+    Example: fieldbook plan --config examples/fox.yaml
+    """
+    from fieldbook.scenes import load_study
+    from fieldbook.study import study_record
+
+    study = load_study(config)
+    record = study_record(study)
+    if json_:
+        specs = {r.files(study.results).root.as_posix(): study.train_spec(r) for r in study.runs}
+        print(json.dumps(record | {"train_specs": specs, "score_spec": study.score_spec()}, indent=1))
+        return
+    for run in record["runs"]:
+        print(run["id"])
+    print(f"{len(record['runs'])} runs in {len({r['cell'] for r in record['runs']})} cells", file=sys.stderr)
+
+
+def tables(study: Annotated[Positional[Path], arg(help="results/<study>")], config: Spec) -> None:
+    """Collect a study's images.csv, runs.csv and cells.csv.
+
+    Example: fieldbook tables results/demo --config @config.json
+    """
+    from fieldbook.files import write_json
+    from fieldbook.scenes import make
+    from fieldbook.study import study_record
+    from reports.tables import make_tables
+
+    files = StudyFiles(study)
+    write_json(files.resolved, study_record(make(_load(config))))
+    make_tables(study.parent, files.resolved, files)
+
+
+def report(study: Annotated[Positional[Path], arg(help="results/<study>")]) -> None:
+    """Write a study's report.html and its entry in the research log, from its tables.
+
+    Example: fieldbook report results/demo
+    """
+    from reports.html import make_report
+
+    make_report(study.parent, StudyFiles(study).resolved, StudyFiles(study))
+
+
+COMMANDS = {
+    f.__name__.replace("_", "-"): f
+    for f in (
+        plan, capture, frames, reference, splits, scene_frame, mask, images, scaled_mask, poses, dataset, path,
+        train, render, score, tables, report,
+    )
+}  # fmt: skip
+
+
+def main(argv: list[str]) -> int:
+    """Run one command; returns the exit code: 0 done (infeasible is done), 2 a mistake of the user."""
+    debug = "--debug" in argv
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        status = tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            prog="fieldbook",
+            description="Reproducible experiments for radiance fields. --debug shows tracebacks.",
+            args=[a for a in argv if a != "--debug"],
+        )
+    except FieldbookError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"fieldbook: {error}", file=sys.stderr)
+        return 2
+    if isinstance(status, Status) and not status.ok:
+        print(f"infeasible ({status.stage}): {status.reason}", file=sys.stderr)
+    return 0
+
+
+def entrypoint() -> None:
+    """The ``fieldbook`` console script."""
+    sys.exit(main(sys.argv[1:]))

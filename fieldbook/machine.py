@@ -1,0 +1,33 @@
+"""What this process may use of the machine: CPUs and memory, container limits included."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import psutil
+
+CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+CGROUP_CPU = Path("/sys/fs/cgroup/cpu.max")
+
+
+def usable_cpus(cpu_max: Path = CGROUP_CPU) -> int:
+    """CPUs this process may run on: its affinity, cut down to the cgroup's quota; at least 1."""
+    cpus = len(os.sched_getaffinity(0))
+    try:
+        quota, period = cpu_max.read_text(encoding="ascii").split()
+        cpus = min(cpus, int(quota) // int(period))
+    except (OSError, ValueError):  # no cgroup v2, or "max"
+        pass
+    return max(cpus, 1)
+
+
+def usable_memory_mb(limits: tuple[Path, ...] = CGROUP_LIMITS) -> int:
+    """Memory in MiB that jobs may share: 90 % of the machine's, or of the cgroup's limit where that is less."""
+    total = psutil.virtual_memory().total
+    for limit in limits:
+        try:
+            total = min(total, int(limit.read_text(encoding="ascii")))
+        except (OSError, ValueError):
+            continue
+    return int(total * 0.9) >> 20

@@ -1,0 +1,44 @@
+"""``<stage>.status.json``: how a stage ended. ``infeasible`` is a result, kept with its reason."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from fieldbook.files import read_json, write_json
+
+OK = "ok"
+INFEASIBLE = "infeasible"
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a stage ended.
+
+    Attributes:
+        state: ``ok`` or ``infeasible``.
+        stage: The stage that decided it (an infeasible input keeps the name of the stage that failed first).
+        reason: Empty when ok.
+        numbers: Figures worth a column or a sentence.
+    """
+
+    state: Literal["ok", "infeasible"]
+    stage: str
+    reason: str = ""
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the stage's other outputs exist."""
+        return self.state == OK
+
+
+def write_status(path: Path, status: Status) -> None:
+    """Write a status file atomically."""
+    write_json(path, asdict(status))
+
+
+def read_status(path: Path) -> Status:
+    """Read a status file."""
+    return Status(**read_json(path))

@@ -1,0 +1,226 @@
+"""A study: one config expanded to cells and runs. Pure: no torch, no files.
+
+A cell is one combination of scene, frame count, draws, pose policy, mapper, masks and method variant; a run is a cell
+with a seed and a repeat number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from camera_paths.spec import check_path_spec
+from data.subsets import count_label, held_out_positions
+from fieldbook.config import validate
+from fieldbook.errors import UserError, nearest
+from fieldbook.layout import DatasetFiles, PoseFiles, Results, RunFiles, StudyFiles
+
+
+@dataclass(frozen=True)
+class Run:
+    """A cell with a seed and a repeat number.
+
+    Attributes:
+        count: Label of the frame count: ``6``, ``all`` or ``50pct``.
+        variant: Readable slug and 6 hex digits of the method's resolved overrides.
+    """
+
+    study: str
+    scene: str
+    count: str
+    subset_draw: int
+    policy: str
+    mapper: str
+    sfm_mask: str
+    sfm_seed: int
+    mask: str
+    method: str
+    preset: str
+    overrides: dict[str, Any]
+    variant: str
+    seed: int = 0
+    repeat: int = 0
+
+    def poses(self, results: Results) -> PoseFiles:
+        """Folder of this run's poses."""
+        scene = results.scene(self.scene)
+        return scene.poses(self.count, self.policy, self.mapper, self.sfm_mask, self.sfm_seed, self.subset_draw)
+
+    def dataset(self, results: Results) -> DatasetFiles:
+        """Folder of this run's dataset."""
+        poses = self.poses(results).root.name
+        return results.study(self.study).dataset(self.scene, self.count, self.subset_draw, poses, self.mask)
+
+    def files(self, results: Results) -> RunFiles:
+        """This run's folder."""
+        name = f"{self.variant}-seed{self.seed}-rep{self.repeat}"
+        return RunFiles(self.dataset(results).root / self.method / name)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A validated config and its runs.
+
+    Attributes:
+        config: With every default filled in.
+        runs: In the order of the config.
+    """
+
+    config: dict[str, Any]
+    runs: tuple[Run, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the study."""
+        return self.config["study"]
+
+    @property
+    def results(self) -> Results:
+        """Where everything is written."""
+        return Results(Path(self.config["results"]))
+
+    @property
+    def files(self) -> StudyFiles:
+        """Tables and report of the study."""
+        return self.results.study(self.name)
+
+    def train_spec(self, run: Run) -> dict[str, Any]:
+        """What defines a training: changing any of it trains that run anew."""
+        keys = ("method", "preset", "overrides", "seed", "repeat")
+        return {k: getattr(run, k) for k in keys} | {k: self.config[k] for k in ("device", "torch_threads")}
+
+    def score_spec(self) -> dict[str, Any]:
+        """What defines the scoring of a run."""
+        return {k: self.config[k] for k in ("metrics", "weights")}
+
+
+Resolve = Callable[[str, str, dict[str, Any]], dict[str, Any]]
+
+
+def make_study(config: dict[str, Any], resolve_overrides: Resolve) -> Study:
+    """Validate a config and expand it.
+
+    Args:
+        config: As read from YAML.
+        resolve_overrides: ``(method, preset, overrides)`` to the overrides that result, the preset's own included;
+            raises ``UserError`` for a method it does not know.
+
+    Raises:
+        UserError: A wrong key, type or value, a name that is not there, or a count above the pool.
+    """
+    config = validate(config)
+    config["cones"] = {name: check_path_spec(name, {"kind": "cone"} | spec) for name, spec in config["cones"].items()}
+    for scene in config["scenes"]:
+        _check_scene(config, scene)
+    runs = tuple(_expand(config, resolve_overrides))
+    twice = next((r for r, times in Counter(r.files(Results(Path())).root for r in runs).items() if times > 1), None)
+    if twice:
+        raise UserError(f"the config asks twice for the run {twice}; remove the repeated value")
+    return Study(config, runs)
+
+
+def _check_scene(config: dict[str, Any], scene: str) -> None:
+    spec = config["scenes"][scene]
+    for axis in ("masks", "sfm_masks"):
+        for mask in config[axis]:
+            if mask != "none" and mask not in spec["masks"]:
+                raise UserError(
+                    f"{axis}: scene {scene!r} has no mask {mask!r}; {nearest(mask, ['none', *spec['masks']])}"
+                )
+    if spec["capture"]["kind"] != "synthetic" and any(m["kind"] == "truth" for m in spec["masks"].values()):
+        raise UserError(f"scenes.{scene}.masks: only a synthetic capture has true masks; use kind: folder")
+    pool = _pool_size(spec)
+    for count in config["counts"]:
+        label = count_label(count)
+        if pool is not None and label.isdigit() and int(label) > pool:
+            raise UserError(
+                f"counts: {label} is more than the pool of scene {scene!r}: {pool} frames are left beside the test "
+                f"frames; use at most {pool}, or all"
+            )
+
+
+def _pool_size(spec: dict[str, Any]) -> int | None:
+    """Frames left beside the test frames where the config alone tells it, else None."""
+    frames = spec["frames"]["count"]
+    if frames == "all" and spec["capture"]["kind"] == "synthetic":
+        frames = spec["capture"]["frames"]
+    if frames == "all" or spec["split"]["file"]:
+        return None
+    return frames - len(held_out_positions(frames, spec["split"]["test_every"]))
+
+
+def _expand(config: dict[str, Any], resolve_overrides: Resolve) -> Iterator[Run]:
+    draws = config["draws"]
+    counts = [count_label(c) for c in config["counts"]]
+    for scene, count, draw in itertools.product(config["scenes"], counts, draws["subset_draw"]):
+        for policy, mapper, sfm_mask, sfm_seed in _pose_axes(config, scene):
+            for mask, entry in itertools.product(config["masks"], config["methods"]):
+                cell = Run(
+                    study=config["study"],
+                    scene=scene,
+                    count=count,
+                    subset_draw=draw,
+                    policy=policy,
+                    mapper=mapper,
+                    sfm_mask=sfm_mask,
+                    sfm_seed=sfm_seed,
+                    mask=mask,
+                    method=entry["method"],
+                    preset=entry["preset"],
+                    overrides=entry["overrides"],
+                    variant=variant_name(entry, resolve_overrides),
+                )
+                for seed, repeat in itertools.product(config["seeds"], range(config["repeats"])):
+                    yield replace(cell, seed=seed, repeat=repeat)
+
+
+def _pose_axes(config: dict[str, Any], scene: str) -> Iterator[tuple[str, str, str, int]]:
+    """Policy, mapper, SfM mask and SfM seed; reference poses come from the one reference, so no axis varies them."""
+    sfm = config["scenes"][scene]["sfm"]
+    for policy in config["pose_policies"]:
+        if policy == "reference":
+            yield policy, sfm["mapper"], "none", sfm["seed"]
+        else:
+            axes = (config["mappers"], config["sfm_masks"], config["draws"]["sfm_seed"])
+            yield from ((policy, *rest) for rest in itertools.product(*axes))
+
+
+def variant_name(entry: dict[str, Any], resolve_overrides: Resolve) -> str:
+    """Readable slug and 6 hex digits of the resolved overrides, e.g. ``laptop-3fa9c1``."""
+    resolved = resolve_overrides(entry["method"], entry["preset"], entry["overrides"])
+    digest = hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()[:6]
+    return f"{entry.get('label', entry['preset'])}-{digest}"
+
+
+def cell_id(run: Run) -> str:
+    """Shared by the runs of one cell and by no others."""
+    fields = asdict(replace(run, seed=0, repeat=0))
+    digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:8]
+    return f"{run.scene}-n{run.count}-{run.policy}-{run.method}-{digest}"
+
+
+def study_record(study: Study) -> dict[str, Any]:
+    """The content of ``study.json``: the config with defaults, and every run with its folders below results/."""
+    root = study.results.root
+    runs = []
+    for run in study.runs:
+        folders = {
+            "dir": run.files(study.results).root,
+            "dataset_dir": run.dataset(study.results).root,
+            "poses_dir": run.poses(study.results).root,
+        }
+        relative = {name: folder.relative_to(root).as_posix() for name, folder in folders.items()}
+        runs.append({"id": relative["dir"], "cell": cell_id(run)} | asdict(run) | relative)
+    return {
+        "study": study.name,
+        "config": study.config,
+        "scenes": study.config["scenes"],
+        "paths": study.config["cones"],
+        "runs": runs,
+    }

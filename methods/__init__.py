@@ -1,0 +1,1 @@
+"""Radiance-field methods and the headless runner that trains and renders them."""

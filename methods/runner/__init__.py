@@ -1,0 +1,1 @@
+"""Train and render any nerfstudio-registered method, headless."""

@@ -1,0 +1,249 @@
+"""Render a trained run's test views and novel-view paths, in a fresh process from its files alone."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import yaml
+from nerfstudio.cameras.cameras import Cameras, CameraType
+from PIL import Image
+
+from camera_paths.formats import CameraPath, read_camera_path, view_names
+from camera_paths.video import write_mp4
+from data.poses import Camera
+from fieldbook.errors import Infeasible, UserError
+from fieldbook.files import atomic_dir, read_json, write_json
+from fieldbook.layout import DatasetFiles, RunFiles
+from methods.presets import method_entry
+from methods.runner.checkpoint import read_checkpoint
+from methods.runner.dataparser import frames_of_split
+from methods.runner.offline import quiet, without_downloads
+from methods.runner.progress import Progress
+from methods.runner.setup import out_of_memory_is_infeasible, resolve_device, seed_everything, set_threads
+
+CPU_CHUNK = 4096  # rays; a GPU's 32768 would take gigabytes of intermediate features on a host
+
+
+@dataclass(frozen=True)
+class View:
+    """A picture to render: its name, camera and pose ``scene_from_camera`` ``[4, 4]`` (OpenGL)."""
+
+    name: str
+    camera: Camera
+    pose: np.ndarray
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What a model shows for a view.
+
+    Attributes:
+        rgb: ``[h, w, 3]`` float32 in [0, 1].
+        depth: ``[h, w]`` float32, scene units along the ray.
+        opacity: ``[h, w]`` float32 in [0, 1].
+        seconds: Time the model took.
+    """
+
+    rgb: np.ndarray
+    depth: np.ndarray
+    opacity: np.ndarray
+    seconds: float
+
+
+def render(run: RunFiles, dataset: DatasetFiles, paths: Mapping[str, Path], spec: dict[str, Any]) -> dict[str, Any]:
+    """Render the test views and every path of a run.
+
+    Args:
+        run: A trained run.
+        dataset: The dataset it was trained on; its test list says which cameras are rendered.
+        paths: ``camera_path.json`` by path name.
+        spec: ``device`` (auto | cpu | cuda) and ``torch_threads``, as for training.
+
+    Returns:
+        ``views``, ``rays``, ``rays_per_s``, ``frames_per_s`` over everything rendered.
+
+    Raises:
+        UserError: The run has no checkpoint, or a path file is not one.
+        Infeasible: Out of memory, or the model renders NaN.
+    """
+    set_threads(spec.get("torch_threads"))
+    jobs: list[tuple[Path, list[View], Path | None, float]] = [(run.test, held_out_views(dataset), None, 0.0)]
+    for name, source in paths.items():
+        path = read_camera_path(source)
+        jobs.append((run.path(name), path_views(path), source, path.fps))
+    with out_of_memory_is_infeasible(lambda: ("while rendering", {})), quiet():
+        model = LoadedModel(run, dataset, spec.get("device", "auto"))
+        total = sum(len(views) for _, views, _, _ in jobs)
+        with Progress(f"render {model.method}", total, "view") as progress:
+            records = [r for job in jobs for r in _render_folder(model, *job, progress)]
+    return {"views": len(records), "rays": sum(r["rays"] for r in records), **_speed(records)}
+
+
+def held_out_views(dataset: DatasetFiles) -> list[View]:
+    """Cameras of the test list, named after their frames."""
+    return [_view_of_frame(f) for f in frames_of_split(read_json(dataset.transforms), "test")]
+
+
+def _view_of_frame(frame: dict[str, Any]) -> View:
+    camera = Camera(frame["w"], frame["h"], frame["fl_x"], frame["fl_y"], frame["cx"], frame["cy"])
+    return View(Path(frame["file_path"]).stem, camera, np.array(frame["transform_matrix"], dtype=np.float64))
+
+
+def path_views(path: CameraPath) -> list[View]:
+    """Views of a camera path, ``view_000`` and so on."""
+    names = view_names(len(path.poses))
+    return [View(n, c, p) for n, c, p in zip(names, path.cameras, path.poses, strict=True)]
+
+
+class LoadedModel:
+    """A run's model with its final checkpoint, ready to render.
+
+    Args:
+        run: A trained run.
+        dataset: Its dataset (cameras and bounds; no picture is opened).
+        device: ``auto``, ``cpu`` or ``cuda``.
+    """
+
+    def __init__(self, run: RunFiles, dataset: DatasetFiles, device: str):
+        if not run.config.is_file():
+            raise UserError(f"no {run.config}; train the run first with `fieldbook train`")
+        config = yaml.load(run.config.read_text(encoding="utf-8"), Loader=yaml.Loader)  # our own file
+        self.method, self.device = config.method_name, resolve_device(device)
+        datamanager = config.pipeline.datamanager
+        datamanager.data = datamanager.dataparser.data = dataset.transforms
+        if self.device == "cpu":
+            model = config.pipeline.model
+            model.eval_num_rays_per_chunk = min(model.eval_num_rays_per_chunk, CPU_CHUNK)
+        seed_everything(config.machine.seed)
+        with without_downloads():
+            pipeline = config.pipeline.setup(device=self.device, test_mode="inference")
+        state = read_checkpoint(run)
+        self.step = int(state["step"])
+        pipeline.load_pipeline(state["pipeline"], self.step)
+        self.model = pipeline.eval().model
+        self._near = self._fix_near()
+
+    def _fix_near(self) -> float | None:
+        # nerfstudio's collider drops the near plane to 0 outside training, where no ray was ever supervised: what
+        # floats there would be rendered. Keep the plane the run was trained with.
+        collider = getattr(self.model, "collider", None)
+        if collider is None or not hasattr(collider, "reset_near_plane"):
+            return None
+        collider.reset_near_plane = False
+        return float(collider.near_plane)
+
+    def picture(self, view: View) -> Picture:
+        """Render one view.
+
+        Raises:
+            Infeasible: The model renders NaN.
+        """
+        if self._near is not None:
+            # A view nearer to the point of interest than the cameras (they stand at 1) takes the plane with it,
+            # else the object itself would be cut away.
+            distance = float(np.linalg.norm(view.pose[:3, 3]))
+            self.model.collider.near_plane = self._near * min(1.0, distance)
+        cameras = _cameras(view).to(self.device)
+        started = self._now()
+        with torch.no_grad():
+            outputs = self.model.get_outputs_for_camera(cameras)
+        seconds = self._now() - started
+        rgb, depth, opacity = (_pick(outputs, n) for n in ("rgb", "depth", "accumulation"))
+        if not np.isfinite(rgb).all():
+            raise Infeasible(f"the model renders NaN in {view.name}", {"step": self.step})
+        depth = depth[..., 0] * (_ray_lengths(view.camera) if method_entry(self.method).depth_is_z else 1)
+        return Picture(
+            np.clip(rgb, 0, 1), depth.astype(np.float32), np.clip(np.nan_to_num(opacity[..., 0]), 0, 1), seconds
+        )
+
+    def _now(self) -> float:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+def _pick(outputs: Mapping[str, torch.Tensor], name: str) -> np.ndarray:
+    """An output by name; coarse-to-fine methods call it ``<name>_fine``."""
+    value = outputs[name] if name in outputs else outputs[f"{name}_fine"]
+    return value.float().cpu().numpy()
+
+
+def _cameras(view: View) -> Cameras:
+    c = view.camera
+    return Cameras(
+        camera_to_worlds=torch.from_numpy(view.pose[None, :3].astype(np.float32)),
+        fx=torch.tensor([c.fx]),
+        fy=torch.tensor([c.fy]),
+        cx=torch.tensor([c.cx]),
+        cy=torch.tensor([c.cy]),
+        width=torch.tensor([c.width]),
+        height=torch.tensor([c.height]),
+        camera_type=CameraType.PERSPECTIVE,
+    )
+
+
+def _ray_lengths(camera: Camera) -> np.ndarray:
+    """``[h, w]``: length along the ray per unit of depth along the optical axis."""
+    x = (np.arange(camera.width) + 0.5 - camera.cx) / camera.fx
+    y = (np.arange(camera.height) + 0.5 - camera.cy) / camera.fy
+    return np.sqrt(1 + x[None, :] ** 2 + y[:, None] ** 2)
+
+
+def _render_folder(
+    model: LoadedModel, folder: Path, views: list[View], source: Path | None, fps: float, progress: Progress
+) -> list[dict[str, Any]]:
+    """Render views into ``folder``, whole or not at all; the records of ``renders.json``."""
+    records = []
+    with atomic_dir(folder) as temporary:
+        for view in views:
+            picture = model.picture(view)
+            write_picture(temporary, view.name, picture)
+            records.append(_record(view, picture.seconds))
+            progress.update(progress.done + 1, **{"rays/s": records[-1]["rays"] / picture.seconds})
+        if source is not None:
+            shutil.copyfile(source, temporary / "camera_path.json")
+            write_mp4(_frames(temporary, views), temporary / "path.mp4", fps)
+        write_json(temporary / "renders.json", {"views": records, **_speed(records), "step": model.step})
+    return records
+
+
+def write_picture(folder: Path, name: str, picture: Picture) -> None:
+    """Write ``<name>.png``, ``.rgb16.png``, ``.depth.npy`` and ``.opacity.png`` into ``folder``."""
+    Image.fromarray(_quantise(picture.rgb, np.uint8)).save(folder / f"{name}.png")
+    # Pillow has no 16-bit RGB; OpenCV does, in BGR order.
+    cv2.imwrite(str(folder / f"{name}.rgb16.png"), _quantise(picture.rgb, np.uint16)[..., ::-1])
+    np.save(folder / f"{name}.depth.npy", picture.depth)
+    Image.fromarray(_quantise(picture.opacity, np.uint8)).save(folder / f"{name}.opacity.png")
+
+
+def _quantise(values: np.ndarray, kind: type[np.unsignedinteger]) -> np.ndarray:
+    return np.round(values.astype(np.float64) * np.iinfo(kind).max).astype(kind)
+
+
+def _frames(folder: Path, views: list[View]) -> Iterator[np.ndarray]:
+    for view in views:
+        yield np.asarray(Image.open(folder / f"{view.name}.png"))
+
+
+def _record(view: View, seconds: float) -> dict[str, Any]:
+    return {
+        "name": view.name,
+        "rays": view.camera.width * view.camera.height,
+        "seconds": round(seconds, 6),
+        "camera": view.camera.to_json(),
+        "pose": view.pose.tolist(),
+    }
+
+
+def _speed(records: list[dict[str, Any]]) -> dict[str, float]:
+    seconds = max(sum(r["seconds"] for r in records), 1e-9)
+    rays = sum(r["rays"] for r in records)
+    return {"rays_per_s": round(rays / seconds, 1), "frames_per_s": round(len(records) / seconds, 4)}

@@ -1,0 +1,196 @@
+"""From a run's spec to a nerfstudio config: method, preset, scene bounds, overrides, device."""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nerfstudio.configs.external_methods import ExternalMethodDummyTrainerConfig
+from nerfstudio.configs.method_configs import all_methods
+from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager
+from nerfstudio.data.datamanagers.parallel_datamanager import ParallelDataManager
+from nerfstudio.engine.trainer import TrainerConfig
+
+from fieldbook.errors import Infeasible, UserError, nearest
+from fieldbook.layout import DatasetFiles, RunFiles
+from methods.presets import method_entry, preset_overrides
+from methods.runner.config import FieldbookDataParserConfig
+from methods.runner.dataparser import read_scene
+from methods.runner.overrides import apply_overrides
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def method_config(method: str) -> TrainerConfig:
+    """A fresh copy of a registered method's config.
+
+    Raises:
+        UserError: No such method, or nerfstudio knows only its name (the package is not installed).
+    """
+    known = {k: v for k, v in all_methods.items() if not isinstance(v, ExternalMethodDummyTrainerConfig)}
+    if method in known:
+        return deepcopy(known[method])
+    if method in all_methods:
+        raise UserError(f"method {method!r} is an external package that is not installed; install it first")
+    raise UserError(f"no method {method!r}; {nearest(method, known)}")
+
+
+def resolve_device(asked: str) -> str:
+    """``cpu`` or ``cuda``.
+
+    Raises:
+        UserError: Unknown device, or ``cuda`` where there is none.
+    """
+    if asked not in DEVICES:
+        raise UserError(f"no device {asked!r}; {nearest(asked, DEVICES)}")
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise UserError("device: cuda, but torch finds no CUDA device; set device: auto or cpu")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
+
+
+def check_needs(method: str, device: str) -> None:
+    """Check what the method needs of the machine.
+
+    Raises:
+        Infeasible: A GPU or a compiled package is missing.
+    """
+    needs = method_entry(method).needs
+    if "tinycudann" in needs and importlib.util.find_spec("tinycudann") is None:
+        raise Infeasible(f"{method} needs tiny-cuda-nn, which no package registry has; build it from source")
+    if "gpu" in needs and device != "cuda":
+        kernels = next((f" ({k}'s kernels)" for k in ("gsplat", "nerfacc") if k in needs), "")
+        raise Infeasible(f"{method} needs a CUDA GPU{kernels}; the device is {device}", {"device": device})
+
+
+def apply_scene_bounds(config: Any, scene: dict[str, Any]) -> None:
+    """Put ``scene.json``'s near and far wherever a model's config keeps such planes.
+
+    nerfstudio's defaults (2 and 6 for mipnerf, vanilla-nerf and tensorf) lie behind a scene whose cameras stand at
+    distance 1. The scene box comes with the dataset.
+
+    Args:
+        config: nerfstudio ``TrainerConfig``, changed in place.
+        scene: ``scene.json``: ``near`` and ``far`` in scene units.
+    """
+    model, near, far = config.pipeline.model, float(scene["near"]), float(scene["far"])
+    if not 0 < near < far:
+        raise UserError(f"scene.json: near {near} and far {far}; allowed: 0 < near < far")
+    planes = {"near_plane": near, "far_plane": far}
+    for name, value in planes.items():
+        if hasattr(model, name):
+            setattr(model, name, value)
+    if getattr(model, "collider_params", None) is not None:
+        model.collider_params = {**model.collider_params, **planes}
+
+
+def _in_process(datamanager: Any) -> None:
+    # The parallel one draws its rays in child processes: not reproducible. Only the target changes: nerfstudio's own
+    # tools put theirs back when they open the run, and find the config class they expect.
+    if getattr(datamanager, "_target", None) is ParallelDataManager:
+        datamanager._target = VanillaDataManager
+
+
+def _place(config: TrainerConfig, run: RunFiles, method: str) -> None:
+    """Choose output_dir, experiment and timestamp such that nerfstudio's base folder is the run's folder."""
+    root = run.root
+    if root.parent.name != method:
+        raise UserError(f"run folder {root} must lie in a folder named after its method, {method!r}")
+    config.method_name, config.timestamp = method, root.name
+    config.experiment_name, config.output_dir = root.parent.parent.name, root.parent.parent.parent
+    if config.get_base_dir().resolve() != root.resolve():
+        raise UserError(f"run folder {root} must lie at least two folders deep, <experiment>/{method}/<run>")
+
+
+def build_config(run: RunFiles, dataset: DatasetFiles, spec: dict[str, Any]) -> TrainerConfig:
+    """Resolve a run's spec: nerfstudio's defaults, preset, scene bounds, then the study's overrides.
+
+    Args:
+        run: The run's files; its folder becomes nerfstudio's base folder.
+        dataset: The dataset's files.
+        spec: ``method``, and optionally ``preset``, ``overrides``, ``seed``, ``device``.
+
+    Raises:
+        UserError: Unknown method, preset, device or override.
+        Infeasible: The method cannot run on this machine.
+    """
+    method = spec["method"]
+    config = method_config(method)
+    device = resolve_device(spec.get("device", "auto"))
+    check_needs(method, device)
+    _place(config, run, method)
+    config.vis, config.machine.seed, config.machine.device_type = "tensorboard", spec.get("seed", 0), device
+    config.data = None
+    datamanager: Any = config.pipeline.datamanager
+    _in_process(datamanager)
+    datamanager.dataparser = FieldbookDataParserConfig(data=dataset.transforms)
+    datamanager.data = dataset.transforms
+    apply_overrides(config, preset_overrides(method, spec.get("preset", "paper")))
+    apply_scene_bounds(config, read_scene(dataset.transforms))
+    apply_overrides(config, spec.get("overrides", {}))
+    return config
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch: nerfstudio draws from all three global generators."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - nerfstudio's samplers use the global generator
+    torch.manual_seed(seed)
+
+
+def set_threads(threads: int | None) -> int:
+    """Set torch's intra-op threads (None or 0 leaves them) and return how many there are."""
+    if threads:
+        torch.set_num_threads(threads)
+    return torch.get_num_threads()
+
+
+@contextmanager
+def out_of_memory_is_infeasible(where: Callable[[], tuple[str, dict[str, Any]]]) -> Iterator[None]:
+    """Turn running out of memory inside the block into a result.
+
+    Args:
+        where: Called then; says where it happened, for the reason, and the numbers that go with it.
+
+    Raises:
+        Infeasible: Out of memory on the host or the GPU.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        text, numbers = where()
+        raise Infeasible(f"out of memory {text}", numbers) from error
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+        return True
+    # torch's CPU allocator raises a bare RuntimeError, with one of these spellings.
+    return any(s in str(error) for s in ("can't allocate memory", "not enough memory"))
+
+
+def plain_config(value: Any) -> Any:
+    """A config as plain JSON values, classes and functions by their dotted name."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {k: plain_config(v) for k, v in vars(value).items()}
+    if isinstance(value, dict):
+        return {str(k): plain_config(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_config(v) for v in value]
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not np.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    name = getattr(value, "__qualname__", None)
+    return f"{value.__module__}.{name}" if name else str(value)

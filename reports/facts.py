@@ -1,0 +1,116 @@
+"""What a report says about scenes, costs and files besides the numbers of the cells."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+from fieldbook.layout import SceneFiles
+from reports.records import StudyRecord, read_optional
+from reports.text import NONE, gibibytes, plural, significant, vector
+
+AXIS_SOURCES = {
+    "plane": "normal of the object plane",
+    "cameras": "mean direction to the cameras (no plane was supported well enough)",
+}
+
+
+def scene_facts(files: SceneFiles) -> list[tuple[str, str]]:
+    """Label and value of everything worth knowing about a scene; shorter while its stages have not run."""
+    return [*_capture_facts(files), *_reference_facts(files), *_frame_facts(files), *_split_facts(files)]
+
+
+def _capture_facts(files: SceneFiles) -> list[tuple[str, str]]:
+    capture = read_optional(files.capture)
+    if not capture:
+        return []
+    lost = capture.get("lost_frames", 0)
+    lost = len(lost) if isinstance(lost, list) else int(lost or 0)
+    return [
+        ("Capture", f"{capture.get('kind', '?')}, {capture.get('source', '?')}"),
+        ("Picture size", f"{capture.get('width', '?')} × {capture.get('height', '?')} pixels"),
+        ("Frames in the source", f"{capture.get('frame_count', '?')} readable, {lost} lost"),
+    ]
+
+
+def _reference_facts(files: SceneFiles) -> list[tuple[str, str]]:
+    poses = read_optional(files.reference_poses)
+    if not poses:
+        return []
+    unregistered = ", ".join(poses.get("unregistered", [])) or "none"
+    error = significant(poses.get("mean_reprojection_error"), 3)
+    return [
+        ("Registered by the reference", f"{poses.get('registered')} of {poses.get('requested')} frames"),
+        ("Frames not registered", unregistered),
+        ("Mean reprojection error", f"{error} pixels"),
+    ]
+
+
+def _frame_facts(files: SceneFiles) -> list[tuple[str, str]]:
+    frame = read_optional(files.scene)
+    if not frame:
+        return []
+    source = AXIS_SOURCES.get(frame.get("axis_source", ""), frame.get("axis_source", NONE))
+    near, far = significant(frame.get("near"), 3), significant(frame.get("far"), 3)
+    facts = [
+        (
+            "Point of interest",
+            f"{vector(frame.get('poi_in_colmap'))} in the COLMAP frame; origin of the scene",
+        ),
+        ("Axis of the cones", f"{vector(frame.get('axis'))}, {source}"),
+        ("Near and far", f"{near} and {far} scene units"),
+        ("Scene unit", "median distance from the cameras to the point of interest"),
+    ]
+    uncertainty = frame.get("uncertainty") or {}
+    numbers = {k: v for k, v in uncertainty.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    return facts + [(f"Uncertainty: {k.replace('_', ' ')}", significant(v, 3)) for k, v in numbers.items()]
+
+
+def _split_facts(files: SceneFiles) -> list[tuple[str, str]]:
+    split = read_optional(files.splits)
+    if not split:
+        return []
+    test, pool = split.get("test", []), split.get("pool", [])
+    return [("Test frames", f"{len(test)}: {', '.join(test)}"), ("Frames to train from", str(len(pool)))]
+
+
+def cost_table(study: StudyRecord, study_root: Path) -> list[dict[str, str]]:
+    """One row per stage over all jobs of the study, shared ones counted once; in the order they first ran."""
+    by_stage: dict[str, list[dict[str, Any]]] = {}
+    for ledger in sorted(_ledgers(study, study_root), key=lambda x: x.get("started_unix_s", 0)):
+        by_stage.setdefault(ledger["stage"], []).append(ledger)
+    return [_cost_row(stage, ledgers) for stage, ledgers in by_stage.items()]
+
+
+def _ledgers(study: StudyRecord, study_root: Path) -> list[dict[str, Any]]:
+    folders = [study.results.scene(scene).root for scene in study.scenes]
+    folders += [study_root, *study_root.glob("*/paths/*")]
+    folders += [run.stage_folder(stage) for run in study.runs for stage in ("poses", "dataset", "train")]
+    return [read_optional(p) for f in dict.fromkeys(folders) for p in sorted(f.glob("*.ledger.json"))]
+
+
+def _cost_row(stage: str, ledgers: list[dict[str, Any]]) -> dict[str, str]:
+    wall = [x["wall_s"] for x in ledgers]
+    gpu = [v for x in ledgers if (v := x.get("peak_gpu_bytes")) is not None]
+    return {
+        "stage": stage,
+        "jobs": str(len(ledgers)),
+        "total": f"{sum(wall):.1f}",
+        "median": f"{statistics.median(wall):.1f}",
+        "longest": f"{max(wall):.1f}",
+        "cpu": f"{sum(x['cpu_s'] for x in ledgers):.1f}",
+        "memory": gibibytes(max(x["peak_rss_bytes"] for x in ledgers)),
+        "gpu": gibibytes(max(gpu, default=None)),
+    }
+
+
+def headline(runs: list[dict[str, str]], cells: list[dict[str, str]]) -> str:
+    """One sentence: how far the study got."""
+    states = [r["state"] for r in runs]
+    complete = sum(c["complete"] == "1" for c in cells)
+    return (
+        f"{plural(len(runs), 'run')} planned in {plural(len(cells), 'cell')}: {states.count('ok')} finished, "
+        f"{states.count('infeasible')} infeasible, {states.count('missing')} not finished; "
+        f"{plural(complete, 'cell')} complete."
+    )

@@ -1,0 +1,165 @@
+"""What a study's runs left on disk, read without judging it: statuses, poses, ledgers and tables."""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fieldbook.files import read_json
+from fieldbook.layout import DatasetFiles, PoseFiles, Results, RunFiles, SceneFiles, ledger_path, status_path
+from fieldbook.status import OK, read_status
+
+MISSING = "missing"
+RUN_STAGES = ("poses", "dataset", "train", "render", "score")
+# Identity columns of every table, in this order; "run" is the run's id.
+CELL_COLUMNS = (
+    "cell",
+    "scene",
+    "count",
+    "subset_draw",
+    "policy",
+    "mapper",
+    "sfm_mask",
+    "sfm_seed",
+    "mask",
+    "method",
+    "preset",
+    "variant",
+)
+IDENTITY_COLUMNS = ("run", *CELL_COLUMNS, "seed", "repeat")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run of ``study.json`` with the folders of everything it rests on."""
+
+    entry: dict[str, Any]
+    files: RunFiles
+    dataset: DatasetFiles
+    poses: PoseFiles
+    scene: SceneFiles
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Values of ``IDENTITY_COLUMNS``."""
+        return {"run": self.entry["id"]} | {k: self.entry.get(k, "") for k in IDENTITY_COLUMNS[1:]}
+
+    def stage_folder(self, stage: str) -> Path:
+        """Folder that holds the status and the ledger of one of ``RUN_STAGES``."""
+        return {"poses": self.poses.root, "dataset": self.dataset.root}.get(stage, self.files.root)
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """``study.json``, its runs in order, and the root they lie under."""
+
+    results: Results
+    content: dict[str, Any]
+    runs: tuple[RunRecord, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the study."""
+        return self.content["study"]
+
+    @property
+    def scenes(self) -> list[str]:
+        """Scene names in the config's order."""
+        named = list(self.content.get("scenes", {}))
+        return named + sorted({r.entry["scene"] for r in self.runs} - set(named))
+
+    @property
+    def paths(self) -> list[str]:
+        """Names of the novel-view paths in the config's order."""
+        return list(self.content.get("paths", {}))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How far a run got: ``ok``, ``infeasible`` or ``missing`` (not finished), and who said so."""
+
+    state: str
+    stage: str = ""
+    reason: str = ""
+
+
+def load_study(results: Path, study_json: Path) -> StudyRecord:
+    """Read ``study.json`` and locate its runs below ``results``.
+
+    Raises:
+        UserError: ``study_json`` is missing or is not JSON.
+    """
+    content = read_json(study_json)
+    root = Results(results)
+    runs = tuple(
+        RunRecord(
+            entry,
+            RunFiles(results / entry["dir"]),
+            DatasetFiles(results / entry["dataset_dir"]),
+            PoseFiles(results / entry["poses_dir"]),
+            root.scene(entry["scene"]),
+        )
+        for entry in content["runs"]
+    )
+    return StudyRecord(root, content, runs)
+
+
+def outcome(run: RunRecord) -> Outcome:
+    """State of a run: infeasible by the first stage that says so, ok once it is scored, else missing."""
+    score = status_path(run.files.root, "score")
+    if score.exists() and read_status(score).ok:
+        return Outcome(OK)
+    for path in _status_chain(run):
+        if path.exists() and not (status := read_status(path)).ok:
+            return Outcome(status.state, status.stage, status.reason)
+    done = [s for s in RUN_STAGES if status_path(run.stage_folder(s), s).exists()]
+    waiting = next((s for s in RUN_STAGES if s not in done), "score")
+    return Outcome(MISSING, waiting, f"not finished: no result of the stage {waiting!r} yet")
+
+
+def _status_chain(run: RunRecord) -> list[Path]:
+    own_masks = {run.entry.get("mask"), run.entry.get("sfm_mask")}
+    scene = [p for p in sorted(run.scene.root.glob("*.status.json")) if _concerns(p, own_masks)]
+    return scene + [status_path(run.stage_folder(stage), stage) for stage in RUN_STAGES]
+
+
+def _concerns(path: Path, masks: set[Any]) -> bool:
+    """A mask that cannot be made spoils only the runs that use it."""
+    stage, _, mask = path.name.removesuffix(".status.json").partition("-")
+    return stage != "masks" or not mask or mask in masks
+
+
+def read_optional(path: Path) -> dict[str, Any]:
+    """A JSON object, or an empty one where the file is not there yet."""
+    return read_json(path) if path.exists() else {}
+
+
+def read_ledgers(run: RunRecord) -> dict[str, dict[str, Any]]:
+    """Ledgers of a run's stages, by stage; stages without one are left out."""
+    found = {s: read_optional(ledger_path(run.stage_folder(s), s)) for s in RUN_STAGES}
+    return {stage: ledger for stage, ledger in found.items() if ledger}
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV file with a header, as text; no rows where the file is not there yet."""
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def number(row: dict[str, Any], column: str) -> float | None:
+    """A row's value as float, or None where the cell is empty, absent or not a number."""
+    value = row.get(column)
+    if value is None or value == "":
+        return None
+    return None if math.isnan(float(value)) else float(value)
+
+
+def mean(values: list[float | None]) -> float | None:
+    """Mean of the values that are there, or None without any."""
+    present = [v for v in values if v is not None]
+    return sum(present) / len(present) if present else None

@@ -1,0 +1,241 @@
+"""The tables of a study: every image, every run, every cell.
+
+Images of one video are not independent samples: a run's images are averaged first, runs are compared after.
+An infeasible or unfinished run keeps its row, with the reason.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from eval.protocol import MASKED_COLUMNS, METRIC_COLUMNS
+from eval.statistics import run_means, summarise
+from fieldbook.errors import UserError
+from fieldbook.files import write_text
+from fieldbook.layout import StudyFiles
+from fieldbook.status import INFEASIBLE, OK
+from reports.records import (
+    CELL_COLUMNS,
+    IDENTITY_COLUMNS,
+    MISSING,
+    RUN_STAGES,
+    RunRecord,
+    StudyRecord,
+    load_study,
+    mean,
+    number,
+    outcome,
+    read_csv,
+    read_ledgers,
+    read_optional,
+)
+
+METRICS = (*METRIC_COLUMNS, *MASKED_COLUMNS)
+
+_POSE_COLUMNS = (
+    "requested",
+    "registered",
+    "focal_ratio",
+    "gap_ratio",
+    "residual_rotation_median_deg",
+    "residual_centre_median",
+)
+_NOVELTY_COLUMNS = ("test_nearest_angle_deg", "novel_nearest_angle_deg")
+_SPEED_COLUMNS = (
+    "train_rays_per_s",
+    "render_rays_per_s",
+    "seconds_per_test_view",
+    "seconds_per_novel_view",
+)
+_COST_COLUMNS = (
+    *(f"wall_s:{s}" for s in RUN_STAGES),
+    *(f"cpu_s:{s}" for s in RUN_STAGES),
+    "peak_rss_bytes",
+    "peak_gpu_bytes",
+)
+
+
+def value_columns(study: StudyRecord) -> tuple[str, ...]:
+    """Columns of ``runs.csv`` that ``cells.csv`` averages over runs, in their order."""
+    groups = ("test", "novel", *(f"cone:{name}" for name in study.paths))
+    metrics = tuple(_metric_column(group, metric) for group in groups for metric in METRICS)
+    return metrics + _NOVELTY_COLUMNS + _SPEED_COLUMNS + _COST_COLUMNS
+
+
+def run_columns(study: StudyRecord) -> tuple[str, ...]:
+    """Header of ``runs.csv``."""
+    head = (*IDENTITY_COLUMNS, "state", "stage", "reason", *_POSE_COLUMNS)
+    return (*head, "step", "test_views", "novel_views", *value_columns(study), "dir")
+
+
+def cell_columns(study: StudyRecord) -> tuple[str, ...]:
+    """Header of ``cells.csv``: identity, counts, then mean, 95 % interval and number of runs per value."""
+    head = (*CELL_COLUMNS, "n_runs", "planned", "complete", "infeasible", "missing", "stage", "reason")
+    poses = tuple(f"{c}_mean" for c in _POSE_COLUMNS)
+    parts = ("mean", "lo95", "hi95", "n")
+    return (*head, *poses, *(f"{c}_{part}" for c in value_columns(study) for part in parts))
+
+
+def make_tables(results: Path, study_json: Path, out: StudyFiles) -> dict[str, Any]:
+    """Write ``images.csv``, ``runs.csv`` and ``cells.csv`` of a study.
+
+    Args:
+        results: Root of everything Fieldbook writes.
+        study_json: The resolved study; every run in it gets a row, whatever became of it.
+        out: Where the tables go.
+
+    Returns:
+        Counts of runs and cells for the status.
+
+    Raises:
+        UserError: ``study_json`` is missing or is not JSON.
+    """
+    study = load_study(results, study_json)
+    images = {run.entry["id"]: read_csv(run.files.images_csv) for run in study.runs}
+    runs = [run_row(run, images[run.entry["id"]]) for run in study.runs]
+    cells = cell_rows(runs, value_columns(study))
+    _write_csv(out.images_csv, *_image_table(study, images))
+    _write_csv(out.runs_csv, run_columns(study), runs)
+    _write_csv(out.cells_csv, cell_columns(study), cells)
+    states = [row["state"] for row in runs]
+    counts = {state: states.count(state) for state in (OK, INFEASIBLE, MISSING)}
+    return {
+        "runs": len(runs),
+        **counts,
+        "cells": len(cells),
+        "complete_cells": sum(c["complete"] for c in cells),
+    }
+
+
+def run_row(run: RunRecord, images: list[dict[str, str]]) -> dict[str, Any]:
+    """One row of ``runs.csv``: means over the images of the last step that was scored."""
+    end = outcome(run)
+    row = run.identity | {
+        "state": end.state,
+        "stage": end.stage,
+        "reason": end.reason,
+        "dir": run.entry["dir"],
+    }
+    row |= _pose_numbers(read_optional(run.poses.poses)) | _cost_numbers(run)
+    if end.state != OK:
+        return row
+    last = _last_step(images)
+    test = [r for r in last if r["split"] == "test"]
+    novel = [r for r in last if r["split"] != "test"]
+    return row | _metric_means(test, novel) | _image_numbers(test, novel)
+
+
+def cell_rows(runs: list[dict[str, Any]], values: Iterable[str]) -> list[dict[str, Any]]:
+    """Rows of ``cells.csv``, in the order in which the cells first appear among ``runs``."""
+    cells: dict[str, list[dict[str, Any]]] = {}
+    for row in runs:
+        cells.setdefault(row["cell"], []).append(row)
+    values = tuple(values)
+    return [_cell_row(rows, values) for rows in cells.values()]
+
+
+def _cell_row(rows: list[dict[str, Any]], values: Sequence[str]) -> dict[str, Any]:
+    finished = [r for r in rows if r["state"] == OK]
+    failed = [r for r in rows if r["state"] == INFEASIBLE]
+    row = {column: rows[0][column] for column in CELL_COLUMNS} | {
+        "n_runs": len(finished),
+        "planned": len(rows),
+        "complete": int(len(finished) == len(rows)),
+        "infeasible": len(failed),
+        "missing": len(rows) - len(finished) - len(failed),
+        "stage": "; ".join(dict.fromkeys(r["stage"] for r in failed)),
+        "reason": "; ".join(dict.fromkeys(r["reason"] for r in failed)),
+    }
+    row |= {f"{c}_mean": mean([number(r, c) for r in rows]) for c in _POSE_COLUMNS}
+    for column in values:
+        row |= _summary(column, finished, len(rows))
+    return row
+
+
+def _summary(column: str, rows: list[dict[str, Any]], planned: int) -> dict[str, Any]:
+    summary = summarise([number(r, column) for r in rows], planned)
+    parts = {"mean": summary.mean, "lo95": summary.low, "hi95": summary.high, "n": summary.count}
+    return {f"{column}_{part}": value for part, value in parts.items()}
+
+
+def _metric_column(group: str, metric: str) -> str:
+    return f"{group}:{metric}" if group.startswith("cone:") else f"{group}_{metric}"
+
+
+def _metric_means(test: list[dict[str, str]], novel: list[dict[str, str]]) -> dict[str, float | None]:
+    """Means over the views that have a true image: of the test, of each path, and of all paths together."""
+    groups = [r | {"split": "test"} for r in test]
+    groups += [r | {"split": split} for r in novel for split in ("novel", f"cone:{r['split']}")]
+    means = run_means([r for r in groups if r["has_truth"] == "1"], METRICS)
+    return {_metric_column(group, m): value.mean for group, part in means.items() for m, value in part.items()}
+
+
+def _last_step(images: list[dict[str, str]]) -> list[dict[str, str]]:
+    last = max((number(r, "step") or 0 for r in images), default=0)
+    return [r for r in images if (number(r, "step") or 0) == last]
+
+
+def _pose_numbers(poses: dict[str, Any]) -> dict[str, Any]:
+    alignment = poses.get("alignment") or {}
+    return {c: poses.get(c) for c in _POSE_COLUMNS[:4]} | {
+        "residual_rotation_median_deg": alignment.get("rotation_median_deg"),
+        "residual_centre_median": alignment.get("centre_median"),
+    }
+
+
+def _cost_numbers(run: RunRecord) -> dict[str, Any]:
+    ledgers = read_ledgers(run)
+    row: dict[str, Any] = {f"wall_s:{stage}": ledger["wall_s"] for stage, ledger in ledgers.items()}
+    row |= {f"cpu_s:{stage}": ledger["cpu_s"] for stage, ledger in ledgers.items()}
+    for column in ("peak_rss_bytes", "peak_gpu_bytes"):
+        row[column] = max((v for x in ledgers.values() if (v := x.get(column)) is not None), default=None)
+    speeds = [v for r in read_csv(run.files.train_log) if (v := number(r, "rays_per_s")) is not None]
+    # The first logged steps pay for warm-up and compilation; the median does not mind them.
+    row["train_rays_per_s"] = statistics.median(speeds) if speeds else None
+    row["step"] = read_optional(run.files.checkpoint_manifest).get("step")
+    return row
+
+
+def _image_numbers(test: list[dict[str, str]], novel: list[dict[str, str]]) -> dict[str, Any]:
+    seconds, rays = (sum(number(r, c) or 0 for r in test + novel) for c in ("seconds", "rays"))
+    return {
+        "test_views": len(test),
+        "novel_views": len(novel),
+        "test_nearest_angle_deg": mean([number(r, "nearest_angle_deg") for r in test]),
+        "novel_nearest_angle_deg": mean([number(r, "nearest_angle_deg") for r in novel]),
+        "seconds_per_test_view": mean([number(r, "seconds") for r in test]),
+        "seconds_per_novel_view": mean([number(r, "seconds") for r in novel]),
+        "render_rays_per_s": rays / seconds if seconds else None,
+    }
+
+
+def _image_table(
+    study: StudyRecord, images: dict[str, list[dict[str, str]]]
+) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
+    own = dict.fromkeys(column for rows in images.values() for row in rows[:1] for column in row)
+    columns = (*IDENTITY_COLUMNS, *(c for c in own if c not in IDENTITY_COLUMNS))
+    return columns, [row | run.identity for run in study.runs for row in images[run.entry["id"]]]
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: list[dict[str, Any]]) -> None:
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, columns, restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, stream.getvalue())
+
+
+def read_tables(out: StudyFiles) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """Rows of ``runs.csv`` and ``cells.csv``, as text.
+
+    Raises:
+        UserError: The tables are not there yet.
+    """
+    if not (out.runs_csv.exists() and out.cells_csv.exists()):
+        raise UserError(f"{out.root} has no tables yet; run `fieldbook tables` for this study first")
+    return read_csv(out.runs_csv), read_csv(out.cells_csv)

@@ -1,0 +1,108 @@
+"""Everything the rules share: the study, where its files are, and what this machine can carry."""
+
+import json
+import sys
+from pathlib import Path
+
+from fieldbook.errors import UserError
+from fieldbook.layout import RunFiles, status_path
+from fieldbook.machine import usable_cpus, usable_memory_mb
+from fieldbook.scenes import check_scenes, make, scene_keys
+
+
+def load():
+    """The study of this invocation; a mistake in the config ends it with one line."""
+    try:
+        study = make(config)
+        check_scenes(study)
+    except UserError as error:
+        print(f"fieldbook: {error}", file=sys.stderr)
+        sys.exit(2)
+    return study
+
+
+STUDY = load()
+ROOT = STUDY.results.root.as_posix()
+HERE = STUDY.files.root.as_posix()
+SCENES = STUDY.config["scenes"]
+LONG_SIDE = STUDY.config["long_side"]
+RUNS = {run.files(STUDY.results).root.as_posix(): run for run in STUDY.runs}
+DATASETS = {run.dataset(STUDY.results).root.as_posix(): run for run in STUDY.runs}
+POSES = {run.poses(STUDY.results).root.as_posix(): run for run in STUDY.runs}
+CPUS = usable_cpus()
+TORCH_CPUS = min(STUDY.config["torch_threads"], CPUS)
+SFM_CPUS = 1
+ENV = "../envs/fieldbook.yaml"
+
+
+wildcard_constraints:
+    scene="|".join(SCENES),
+    mask="[A-Za-z0-9_]+",
+    name="|".join(STUDY.config["cones"]) or "none",
+
+
+def limit_to_machine():
+    """Keep local jobs within this machine whatever --cores says; --resources overrides, a cluster has no limit."""
+    if workflow.global_resources["_nodes"].value is not None:
+        return
+    for name, value in {"cpus": CPUS, "mem_mb": usable_memory_mb()}.items():
+        if name not in workflow.resource_settings.resources:
+            workflow.register_resource(name, value)
+
+
+limit_to_machine()
+
+
+def spec(value):
+    """A param as the JSON that the command takes."""
+    return json.dumps(value, sort_keys=True)
+
+
+def scene_spec(wildcards):
+    """The scene's own keys."""
+    return spec(scene_keys(SCENES[wildcards.scene]))
+
+
+def scene_status(*stages):
+    """Input function: status files of stages of the scene."""
+    return lambda wildcards: [STUDY.results.scene(wildcards.scene).status(s).as_posix() for s in stages]
+
+
+def pose_options(run):
+    """The options of `fieldbook poses` for a run's poses."""
+    return (
+        f"--count {run.count} --policy {run.policy} --mapper {run.mapper} --sfm-mask {run.sfm_mask}"
+        f" --sfm-seed {run.sfm_seed} --draw {run.subset_draw}"
+    )
+
+
+def poses_inputs(wildcards):
+    """Splits, scene frame, and the SfM mask where there is one."""
+    run = POSES[wildcards.poses]
+    stages = ["splits", "scene_frame"] + ([f"mask-{run.sfm_mask}"] if run.sfm_mask != "none" else [])
+    return [STUDY.results.scene(run.scene).status(s).as_posix() for s in stages]
+
+
+def dataset_inputs(wildcards):
+    """Poses and scaled pictures of a dataset."""
+    run = DATASETS[wildcards.dataset]
+    scene = STUDY.results.scene(run.scene)
+    stages = [f"images-{LONG_SIDE}"] + ([f"scaled-{run.mask}-{LONG_SIDE}"] if run.mask != "none" else [])
+    return [run.poses(STUDY.results).status().as_posix(), *(scene.status(s).as_posix() for s in stages)]
+
+
+def path_folders(scene):
+    """Folders of the novel-view paths of a scene."""
+    return [STUDY.files.path(scene, name).root.as_posix() for name in STUDY.config["cones"]]
+
+
+def render_inputs(wildcards):
+    """The training and every path."""
+    folders = [Path(folder) for folder in path_folders(RUNS[wildcards.run].scene)]
+    own = status_path(Path(wildcards.run), "train")
+    return [own.as_posix(), *(status_path(folder, "path").as_posix() for folder in folders)]
+
+
+def all_scores(wildcards):
+    """Status files of every run's scoring."""
+    return [RunFiles(Path(folder)).status("score").as_posix() for folder in RUNS]

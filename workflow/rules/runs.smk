@@ -1,0 +1,66 @@
+"""Train, render and score one run. Checkpoints and logs are resumable state, so no rule declares them."""
+
+
+rule train:
+    input:
+        lambda wildcards: f"{Path(wildcards.run).parent.parent.as_posix()}/dataset.status.json",
+    output:
+        status="{run}/train.status.json",
+        checkpoint="{run}/checkpoint.json",
+    params:
+        spec=lambda wildcards: spec(STUDY.train_spec(RUNS[wildcards.run])),
+    log:
+        "{run}/logs/train.log",
+    benchmark:
+        "{run}/logs/train.tsv"
+    conda:
+        ENV
+    threads: TORCH_CPUS
+    resources:
+        cpus=TORCH_CPUS,
+        mem_mb=6000,
+    shell:
+        "fieldbook train {wildcards.run:q} --spec {params.spec:q} > {log:q} 2>&1"
+
+
+rule render:
+    input:
+        render_inputs,
+    output:
+        status="{run}/render.status.json",
+    params:
+        paths=lambda wildcards: path_folders(RUNS[wildcards.run].scene),
+        spec=lambda wildcards: spec(STUDY.train_spec(RUNS[wildcards.run])),
+    log:
+        "{run}/logs/render.log",
+    benchmark:
+        "{run}/logs/render.tsv"
+    conda:
+        ENV
+    threads: TORCH_CPUS
+    resources:
+        cpus=TORCH_CPUS,
+        mem_mb=5000,
+    shell:
+        "fieldbook render {wildcards.run:q} --spec {params.spec:q} --paths {params.paths:q} > {log:q} 2>&1"
+
+
+rule score:
+    input:
+        "{run}/render.status.json",
+    output:
+        status="{run}/score.status.json",
+    params:
+        paths=lambda wildcards: path_folders(RUNS[wildcards.run].scene),
+        spec=spec(STUDY.score_spec()),
+    log:
+        "{run}/logs/score.log",
+    benchmark:
+        "{run}/logs/score.tsv"
+    conda:
+        ENV
+    resources:
+        cpus=1,
+        mem_mb=3000,
+    shell:
+        "fieldbook score {wildcards.run:q} --spec {params.spec:q} --paths {params.paths:q} > {log:q} 2>&1"
