@@ -20,9 +20,7 @@ import pycolmap
 
 from data.poses import opengl_from_opencv
 
-RAW_CAMERA = (
-    "SIMPLE_RADIAL"  # f, cx, cy, k: one focal length and one radial term, principal point in the middle
-)
+RAW_CAMERA = "SIMPLE_RADIAL"  # f, cx, cy, k: one focal length and one radial term, principal point in the middle
 CENTRED_PINHOLE = "SIMPLE_PINHOLE"  # f, cx, cy, for pictures that are undistorted already
 EXHAUSTIVE_UP_TO = 40  # images; 780 pairs
 KEY_FRAMES = 20  # of a longer sequence, all matched to each other so that loops close
@@ -65,7 +63,7 @@ def extraction(options: SfmOptions) -> pycolmap.FeatureExtractionOptions:
     return out
 
 
-def matching(options: SfmOptions) -> pycolmap.FeatureMatchingOptions:
+def matching() -> pycolmap.FeatureMatchingOptions:
     """Options of descriptor matching."""
     out = pycolmap.FeatureMatchingOptions()
     out.use_gpu = False
@@ -127,18 +125,29 @@ def view_graph(options: SfmOptions) -> pycolmap.ViewGraphCalibrationOptions:
     return out
 
 
-def option_values(options: SfmOptions) -> dict[str, Any]:
-    """Every option value of a reconstruction, COLMAP's defaults included, as JSON; paths are left out."""
-    mapper = {"incremental": incremental, "global": global_, "hierarchical": hierarchical}[options.mapper](
-        options
-    )
+def triangulation(options: SfmOptions) -> pycolmap.IncrementalPipelineOptions:
+    """Options of triangulation with given cameras; keeps tracks of two frames, which the mapper mistrusts."""
+    out = incremental(options)
+    out.triangulation.ignore_two_view_tracks = False
+    return out
+
+
+def option_values(options: SfmOptions, last_step: Any = None) -> dict[str, Any]:
+    """Every option value, COLMAP's defaults included, as JSON; paths are left out.
+
+    Args:
+        options: See ``SfmOptions``.
+        last_step: pycolmap's options of the step after matching, by default those of ``options.mapper``.
+    """
+    mappers = {"incremental": incremental, "global": global_, "hierarchical": hierarchical}
+    last_step = last_step or mappers[options.mapper](options)
     return {
         **asdict(options),
         "colmap_version": pycolmap.__version__,
-        "extraction": plain(extraction(options).todict()),
-        "matching_options": plain(matching(options).todict()),
-        "verification": plain(verification(options).todict()),
-        "mapper_options": plain(mapper.todict()),
+        "extraction_options": plain(extraction(options).todict()),
+        "matching_options": plain(matching().todict()),
+        "verification_options": plain(verification(options).todict()),
+        "mapper_options": plain(last_step.todict()),
     }
 
 
@@ -181,9 +190,7 @@ def extract(
     mode = pycolmap.CameraMode.SINGLE
     pycolmap.import_images(database, image_dir, mode, list(names), reader)
     with_features = extraction(options)
-    pycolmap.extract_features(
-        database, image_dir, list(names), mode, reader, with_features, pycolmap.Device.cpu
-    )
+    pycolmap.extract_features(database, image_dir, list(names), mode, reader, with_features, pycolmap.Device.cpu)
 
 
 def image_pairs(names: Sequence[str], how: str) -> list[tuple[str, str]]:
@@ -207,25 +214,22 @@ def image_pairs(names: Sequence[str], how: str) -> list[tuple[str, str]]:
 def match(database: Path, names: Sequence[str], options: SfmOptions, work_dir: Path) -> None:
     """Match and verify the pairs of ``names`` that the database has not matched yet."""
     pairs_file = work_dir / "pairs.txt"
-    pairs_file.write_text(
-        "".join(f"{a} {b}\n" for a, b in image_pairs(names, options.matching)), encoding="utf-8"
-    )
+    pairs_file.write_text("".join(f"{a} {b}\n" for a, b in image_pairs(names, options.matching)), encoding="utf-8")
     pairing = pycolmap.ImportedPairingOptions()
     pairing.match_list_path = pairs_file
     quiet()
     pycolmap.set_random_seed(options.seed)
-    pycolmap.match_image_pairs(
-        database, matching(options), pairing, verification(options), pycolmap.Device.cpu
-    )
+    pycolmap.match_image_pairs(database, matching(), pairing, verification(options), pycolmap.Device.cpu)
 
 
-def run_mapper(
-    database: Path, image_dir: Path, output: Path, options: SfmOptions
-) -> list[pycolmap.Reconstruction]:
+def run_mapper(database: Path, image_dir: Path, output: Path, options: SfmOptions) -> list[pycolmap.Reconstruction]:
     """All models the mapper finds, that with most images, then most points, first; also in ``output``."""
     quiet()
     pycolmap.set_random_seed(options.seed)
     output.mkdir(parents=True, exist_ok=True)
+    with pycolmap.Database.open(database) as opened:
+        if opened.num_inlier_matches() == 0:  # the hierarchical mapper would fail on it
+            return []
     if options.mapper == "global":
         # The global mapper trusts focal lengths, and until here they are guesses from the image size.
         pycolmap.calibrate_view_graph(database, view_graph(options))

@@ -40,9 +40,8 @@ def triangulate_subset(
     own_database = work_dir / "database.db"
     shutil.copyfile(database, own_database)
     colmap.match(own_database, names, options, work_dir)
-    mapper = colmap.incremental(options)
+    mapper = colmap.triangulation(options)
     mapper.image_names = list(names)
-    mapper.triangulation.ignore_two_view_tracks = False
     model = pycolmap.triangulate_points(
         _only(pycolmap.Reconstruction(sparse), names), own_database, image_dir, work_dir, True, mapper
     )

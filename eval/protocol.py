@@ -55,33 +55,34 @@ class Dataset:
     training_poses: np.ndarray
 
 
-def score(
-    run: RunFiles, dataset: DatasetFiles, truths: dict[str, Path], spec: dict[str, Any], weights: str | None
-) -> dict[str, Any]:
+def score(run: RunFiles, dataset: DatasetFiles, truths: dict[str, Path], spec: dict[str, Any]) -> dict[str, Any]:
     """Score a run's rendered views and write its ``images.csv``.
 
     Args:
         run: Holds ``test/`` and ``cones/<path>/``, each with ``renders.json`` and the views' pictures.
         dataset: Its pictures and masks are the truth of the test views, its training poses the origin of
             novelty.
-        truths: Folder of true pictures ``<view>.png`` per novel-view path, where there is one.
-        spec: ``spec["metrics"]`` lists the families to compute, of ``METRICS``.
-        weights: Where LPIPS's backbones are, see ``eval.lpips.load_lpips``.
+        truths: The study's novel-view paths by name, each with the folder of its true pictures
+            ``<view>.png``; the folder or single pictures may be missing. Other renders lying about in the
+            run's folder are not scored.
+        spec: ``metrics`` lists the families to compute, of ``METRICS``; ``weights`` says where LPIPS's
+            backbones are, see ``eval.lpips.load_lpips``.
 
     Returns:
-        Means over the test views (``inf`` as a string, for JSON), counts, and what became of LPIPS.
+        Means over the test views (where every one has the value; ``inf`` as a string, for JSON), counts, and
+        what became of LPIPS.
 
     Raises:
         UserError: Unknown metric; a render, a frame or a truth is missing or has the wrong size; names the
             file.
     """
     metrics = _checked(spec["metrics"])
-    networks, lpips = _load_networks(metrics, weights)
+    networks, lpips = _load_networks(metrics, spec.get("weights"))
     scorer = Scorer(metrics, networks)
     known = _read_dataset(dataset)
     rows = list(_score_folder(run.test, TEST, known.test, scorer, known))
-    for name, folder in _path_folders(run, truths).items():
-        rows += _score_folder(folder, name, truths.get(name), scorer, known)
+    for name, folder in sorted(truths.items()):
+        rows += _score_folder(run.path(name), name, folder, scorer, known)
     write_text(run.images_csv, format_rows(rows))
     return {**_numbers(rows), **lpips}
 
@@ -141,15 +142,8 @@ def _truth_of(root: Path, frame: dict[str, Any]) -> Truth:
     return Truth(root / frame["file_path"], None if mask is None else root / mask)
 
 
-def _path_folders(run: RunFiles, truths: dict[str, Path]) -> dict[str, Path]:
-    """Folders of the run's novel-view paths: all that were rendered, and all that have a truth."""
-    parent = run.path("_").parent
-    rendered = [p.name for p in parent.iterdir() if not p.name.startswith(".")] if parent.is_dir() else []
-    return {name: run.path(name) for name in sorted({*rendered, *truths})}
-
-
 def _score_folder(
-    folder: Path, split: str, truth: dict[str, Truth] | Path | None, scorer: Scorer, known: Dataset
+    folder: Path, split: str, truth: dict[str, Truth] | Path, scorer: Scorer, known: Dataset
 ) -> Iterator[Row]:
     """Rows of one folder of renders; ``truth`` per view, or a folder of true pictures that may lack some."""
     index = folder / "renders.json"
@@ -164,11 +158,11 @@ def _score_folder(
         yield fixed | _view_cells(folder, name, _truth_for(name, truth), scorer) | cells | costs
 
 
-def _truth_for(name: str, truth: dict[str, Truth] | Path | None) -> Truth:
+def _truth_for(name: str, truth: dict[str, Truth] | Path) -> Truth:
     if isinstance(truth, dict):
         return truth[name]
-    path = None if truth is None else truth / f"{name}.png"
-    return Truth(path if path is not None and path.is_file() else None)
+    path = truth / f"{name}.png"
+    return Truth(path if path.is_file() else None)
 
 
 def _view_cells(folder: Path, name: str, truth: Truth, scorer: Scorer) -> Row:
@@ -192,6 +186,6 @@ def _novelty_cells(views: list[dict[str, Any]], known: Dataset) -> list[Row]:
 def _numbers(rows: list[Row]) -> dict[str, Any]:
     filled = [{**dict.fromkeys(IMAGE_COLUMNS), **row} for row in rows]
     means = run_means(filled, (*METRIC_COLUMNS, *MASKED_COLUMNS)).get(TEST, {})
-    present = {name: cell.mean for name, cell in means.items() if cell.mean is not None}
+    present = {name: cell.mean for name, cell in means.items() if cell.mean is not None and cell.complete}
     counts = {"test_views": sum(row["split"] == TEST for row in rows), "views": len(rows)}
     return counts | {name: mean if math.isfinite(mean) else str(mean) for name, mean in present.items()}

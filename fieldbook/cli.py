@@ -174,7 +174,7 @@ def path(out: Positional[Path], scene: Path, spec: Spec, long_side: int = 0) -> 
 
     Example: fieldbook path cone30 --scene results/scenes/card --spec '{"kind": "cone", "angle": 30, "distance": 1}'
     """
-    from camera_paths.stage import make_path
+    from camera_paths.path import make_path
 
     from camera_paths.spec import check_path_spec
 

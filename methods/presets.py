@@ -89,7 +89,7 @@ _NERFACTO = Method(
     presets={
         "smoke": {
             **_NERFACTO_SMALL,
-            **_nerfacto_steps(60, 256),
+            **_nerfacto_steps(200, 128),
             f"{_MODEL}num_levels": 4,
             f"{_MODEL}max_res": 64,
             f"{_MODEL}log2_hashmap_size": 12,

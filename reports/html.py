@@ -155,17 +155,19 @@ class _Gallery:
 
 def _cell_table(cells: list[Row], axes: list[str]) -> dict[str, Any]:
     places = ranks(cells)
-    metrics = [*present(TABLE_QUALITY, cells), *present(COST, cells)]
+    quality, cost = present(TABLE_QUALITY, cells), present(COST, cells)
     return {
         "headings": [AXIS_WORDS[a] for a in axes],
-        "metrics": metrics,
+        "quality": quality,
+        "cost": cost,
         "rows": [
             {
                 "place": places.get(cell["cell"]),
                 "axes": [(a, axis_value(cell, a)) for a in axes],
                 "registered": _registered(cell),
                 "cell": cell,
-                "values": [m.parts(cell) for m in metrics],
+                "quality": [m.parts(cell) for m in quality],
+                "cost": [m.parts(cell) for m in cost],
             }
             for cell in cells
         ],
@@ -202,7 +204,9 @@ def _provenance(run: RunRecord, out: StudyFiles) -> dict[str, Any]:
 def _flat(versions: Any, prefix: str = "") -> list[tuple[str, str]]:
     if not isinstance(versions, dict):
         return [(prefix, str(versions))]
-    return [pair for key, value in versions.items() for pair in _flat(value, f"{prefix} {key}".strip())]
+    return [
+        pair for key, value in versions.items() for pair in _flat(value, f"{prefix} {key}".replace("_", " ").strip())
+    ]
 
 
 def _environment() -> jinja2.Environment:

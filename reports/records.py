@@ -121,15 +121,15 @@ def outcome(run: RunRecord) -> Outcome:
 
 
 def _status_chain(run: RunRecord) -> list[Path]:
-    own_masks = {run.entry.get("mask"), run.entry.get("sfm_mask")}
-    scene = [p for p in sorted(run.scene.root.glob("*.status.json")) if _concerns(p, own_masks)]
+    own = {f"mask-{run.entry[axis]}" for axis in ("mask", "sfm_mask")}
+    scene = [p for p in sorted(run.scene.root.glob("*.status.json")) if _concerns(p, own)]
     return scene + [status_path(run.stage_folder(stage), stage) for stage in RUN_STAGES]
 
 
-def _concerns(path: Path, masks: set[Any]) -> bool:
-    """A mask that cannot be made spoils only the runs that use it."""
-    stage, _, mask = path.name.removesuffix(".status.json").partition("-")
-    return stage != "masks" or not mask or mask in masks
+def _concerns(path: Path, own: set[str]) -> bool:
+    """Stages of the whole scene concern every run; a mask that cannot be made spoils only the runs that use it."""
+    stage = path.name.removesuffix(".status.json")
+    return "-" not in stage or stage in own
 
 
 def read_optional(path: Path) -> dict[str, Any]:

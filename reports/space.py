@@ -147,7 +147,7 @@ def _poi_and_axis(frame: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _layout() -> dict[str, Any]:
     axes = {f"{a}axis": {"title": {"text": f"{a} (scene units)"}, "showbackground": False} for a in "xyz"}
-    eye = {"x": 1.2, "y": -1.2, "z": 0.8}
+    eye = {"x": 1.4, "y": -1.4, "z": 0.9}
     return {
         "height": 620,
         "margin": {"l": 0, "r": 0, "t": 0, "b": 0},

@@ -90,8 +90,7 @@ def test_make_path_renders_the_truth_of_a_synthetic_capture(tmp_path, monkeypatc
         for name in names:
             (out_dir / f"{name}.png").write_bytes(b"")
 
-    fake = types.ModuleType("data.synthetic.truth")
-    fake.render_path_truth = render_path_truth
+    fake = types.SimpleNamespace(render_path_truth=render_path_truth)
     monkeypatch.setitem(sys.modules, "data.synthetic.truth", fake)
     scene, out = a_scene(tmp_path, truth=True), PathFiles(tmp_path / "paths" / "cone30")
     assert make_path(scene, out, CONE, 160)["truth"] == 1

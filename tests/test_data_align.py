@@ -14,14 +14,14 @@ from fieldbook.errors import Infeasible
 def cameras(rng, n):
     """Poses of random cameras ``[n, 4, 4]`` about two units from the origin."""
     poses = np.tile(np.eye(4), (n, 1, 1))
-    poses[:, :3, :3] = Rotation.random(n, random_state=rng).as_matrix()
+    poses[:, :3, :3] = Rotation.random(n, rng=rng).as_matrix()
     poses[:, :3, 3] = rng.normal([0, 0, 2], size=(n, 3))
     return poses
 
 
 def similarity(rng):
     return Sim3(
-        10 ** rng.uniform(-3, 3), Rotation.random(random_state=rng).as_matrix(), rng.normal(size=3) * 10
+        10 ** rng.uniform(-3, 3), Rotation.random(rng=rng).as_matrix(), rng.normal(size=3) * 10
     )
 
 

@@ -89,9 +89,7 @@ def test_rotation_angle_is_exact_near_zero_and_near_pi(angle, seed):
 def test_chordal_mean_is_a_rotation_and_recovers_a_noisy_one():
     rng = np.random.default_rng(0)
     true = Rotation.random(random_state=3)
-    noisy = np.stack(
-        [(Rotation.from_rotvec(rng.normal(size=3) * 0.02) * true).as_matrix() for _ in range(400)]
-    )
+    noisy = np.stack([(Rotation.from_rotvec(rng.normal(size=3) * 0.02) * true).as_matrix() for _ in range(400)])
     mean = chordal_mean(noisy)
     assert np.linalg.det(mean) == pytest.approx(1)
     assert rotation_angle_rad(mean @ true.as_matrix().T) < 0.005

@@ -15,6 +15,7 @@ from data.point_of_interest import axes_meeting
 from data.poses import Sim3, angle_between_rad, look_at, matrix, opengl_from_opencv
 from data.robust_geometry import crowded_value, direction_spread_rad, fit_plane, meeting_point
 from data.scene_frame import Cloud, make_scene_frame, read_cloud, scene_frame_from
+from data.synthetic.path import arc_poses
 from fieldbook.errors import Infeasible
 from fieldbook.files import write_json
 from fieldbook.layout import SceneFiles
@@ -114,6 +115,17 @@ def test_off_centre_aims_find_the_card_and_the_desks_normal(seed, count):
     assert frame.axis @ frame.scene_from_colmap.poses(poses)[:, :3, 3].mean(0) > 0
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_the_synthetic_captures_own_path_finds_its_card(seed):
+    card = np.array([0.004, 0.004, 0.0])
+    poses = arc_poses(seed, 60, card)
+    frame = frame_of(poses, desk(size=0.2, clutter=0.25, seed=seed) * [1, 1, 0.3])
+    distance = np.median(np.linalg.norm(poses[:, :3, 3] - card, axis=1))
+    assert np.linalg.norm(frame.poi_in_colmap - card) < 0.12 * distance
+    normal = frame.scene_from_colmap.rotation @ NORMAL
+    assert np.degrees(angle_between_rad(frame.axis, normal)) < 5
+
+
 def test_a_quarter_of_cameras_looking_elsewhere_does_not_move_the_poi():
     good = arc(24, aim=0.01)
     rng = np.random.default_rng(5)
@@ -204,23 +216,30 @@ def test_few_points_fall_back_to_the_mean_direction_to_the_cameras(count):
     assert 0 < frame.near < frame.far
 
 
-@pytest.mark.parametrize("shape", ["line", "same", "ball"])
+@pytest.mark.parametrize("shape", ["line", "strip", "same", "ball"])
 def test_points_that_are_no_plane_give_no_plane(shape):
     rng = np.random.default_rng(0)
     ball = rng.normal(size=(300, 3))
     ball *= 0.4 / np.linalg.norm(ball, axis=1, keepdims=True)
-    points = {"line": np.linspace(-0.4, 0.4, 50)[:, None] * np.eye(3)[0], "same": np.zeros((50, 3)), "ball": ball}
+    points = {
+        "line": np.linspace(-0.4, 0.4, 50)[:, None] * np.eye(3)[0],
+        "strip": rng.normal(0, [0.3, 0.03, 0.0], (100, 3)),
+        "same": np.zeros((50, 3)),
+        "ball": ball,
+    }
     assert frame_of(arc(12), points[shape]).axis_source == "cameras"
 
 
-def test_a_narrow_sweep_takes_its_depth_from_the_surface():
-    rng = np.random.default_rng(0)
-    points = rng.normal(0, 0.15, (60, 3)) * [1, 1, 0.3]
-    poses = arc(20, span_deg=12, aim=0.06, seed=3)
-    meeting = axes_meeting(poses)
-    frame = frame_of(poses, points)
+@pytest.mark.parametrize("beyond", [-0.4, 0.4])
+def test_a_narrow_sweep_that_converges_off_the_surface_is_moved_onto_it(beyond):
+    points = np.random.default_rng(0).normal(0, 0.05, (60, 3))
+    poses = arc(20, span_deg=30)
     depth = -poses[:, :3, 2].mean(0)
-    assert abs(frame.poi_in_colmap @ depth) < max(0.1, abs(meeting.point @ depth))
+    aim = beyond * depth / np.linalg.norm(depth)
+    poses = np.stack([look_at(p[:3, 3], aim, NORMAL) for p in poses])
+    np.testing.assert_allclose(axes_meeting(poses).point, aim, atol=1e-6)
+    assert np.linalg.norm(frame_of(poses, points).poi_in_colmap) < 0.05
+    np.testing.assert_allclose(frame_of(poses, points[:4]).poi_in_colmap, aim, atol=1e-6)
 
 
 def test_near_and_far_hold_every_observed_point_and_the_poi():

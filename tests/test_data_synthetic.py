@@ -51,7 +51,7 @@ def decoded(path):
 
 
 def psnr(a, b):
-    return -10 * np.log10(np.mean((a.astype(float) - b.astype(float)) ** 2) / 255**2)
+    return -10 * np.log10(max(np.mean((a.astype(float) - b.astype(float)) ** 2), 1e-6) / 255**2)
 
 
 def view_from(made, azimuth_deg, elevation_deg, distance=0.2):

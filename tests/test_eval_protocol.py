@@ -54,8 +54,8 @@ class Study:
     truths: dict[str, Path]
     test: dict[str, np.ndarray]
 
-    def score(self, spec=SIGNAL, weights=None):
-        return score(self.run, self.dataset, self.truths, spec, weights)
+    def score(self, spec=SIGNAL):
+        return score(self.run, self.dataset, self.truths, spec)
 
     def rows(self):
         with open(self.run.images_csv, newline="", encoding="utf-8") as stream:
@@ -87,7 +87,8 @@ def study(tmp_path):
     _render(run.path("cone15"), {"view_000": _pose(91, 2.0), "view_001": _pose(0)}, seed=2)
     _render(run.path("free"), {"view_000": _pose(180)}, seed=3)
     _write(tmp_path / "truth" / "view_000.png", rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8))
-    return Study(run, dataset, {"cone15": tmp_path / "truth"}, test)
+    truths = {"cone15": tmp_path / "truth", "free": tmp_path / "no-truth"}
+    return Study(run, dataset, truths, test)
 
 
 def _read(path, bits):
@@ -177,6 +178,7 @@ def test_numbers_are_means_over_the_test_views_and_fit_into_json(study):
     mean = sum(float(rows["test", name]["psnr_uint8"]) for name in TEST) / 2
     assert numbers["psnr_uint8"] == pytest.approx(mean, abs=1e-6)
     assert (numbers["test_views"], numbers["views"], numbers["lpips"]) == (2, 5, "not asked for")
+    assert "masked_psnr_uint8" not in numbers, "only one of the two views has it"
     shutil.copy(study.truth(TEST[0]), study.run.test / f"{TEST[0]}.png")
     numbers = study.score()
     assert study.rows()["test", TEST[0]]["psnr_uint8"] == "inf"
@@ -185,7 +187,7 @@ def test_numbers_are_means_over_the_test_views_and_fit_into_json(study):
 
 
 def test_missing_lpips_weights_leave_empty_cells_and_a_reason(study, tmp_path):
-    numbers = study.score({"metrics": list(METRICS)}, weights=str(tmp_path / "nowhere"))
+    numbers = study.score({"metrics": list(METRICS), "weights": str(tmp_path / "nowhere")})
     row = study.rows()["test", TEST[0]]
     assert row["lpips_alex_float"] == row["lpips_vgg_uint8"] == ""
     assert float(row["psnr_float"]) > 0
@@ -203,7 +205,7 @@ def test_lpips_cells_hold_the_networks_scores_of_the_right_convention(study, mon
 
     available = {"alex": Fake(), "vgg": "no weights"}
     monkeypatch.setattr("eval.lpips.load_lpips", lambda net, weights, device: available[net])
-    numbers = study.score({"metrics": ["lpips_alex", "lpips_vgg"]}, weights="folder")
+    numbers = study.score({"metrics": ["lpips_alex", "lpips_vgg"], "weights": "folder"})
     row, truth = study.rows()["test", TEST[0]], _read(study.truth(TEST[0]), 8)
     for convention, file, bits in (("float", f"{TEST[0]}.rgb16.png", 16), ("uint8", f"{TEST[0]}.png", 8)):
         expected = np.abs(_read(study.run.test / file, bits) - truth).mean()
@@ -236,10 +238,16 @@ def test_a_missing_true_picture_of_a_test_view_is_named(study):
         study.score()
 
 
-def test_a_path_with_truth_that_was_not_rendered_is_named(study):
+def test_a_path_of_the_study_that_was_not_rendered_is_named(study):
     study.truths["orbit"] = study.truths["cone15"]
     with pytest.raises(UserError, match="orbit"):
         study.score()
+
+
+def test_renders_left_by_a_path_that_the_study_no_longer_has_are_not_scored(study):
+    del study.truths["free"]
+    study.score()
+    assert {split for split, _ in study.rows()} == {"test", "cone15"}
 
 
 def test_a_size_mismatch_names_both_files_and_sizes(study):

@@ -24,12 +24,13 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:websockets:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:`torch.cuda.amp.custom_:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:Using a non-tuple sequence for multidimensional indexing:UserWarning"),
     pytest.mark.filterwarnings("ignore:invalid escape sequence:DeprecationWarning"),
 ]
 
 RADIUS, POI = 0.4, np.zeros(3)
 NEAR, FAR = 0.3, 2.5
-SPEC: dict[str, Any] = {"method": "nerfacto", "preset": "smoke", "seed": 3, "device": "cpu", "torch_threads": 2}
+SPEC: dict[str, Any] = {"method": "nerfacto", "preset": "smoke", "seed": 3, "device": "cpu", "torch_threads": 1}
 
 
 def _colour(origin: np.ndarray, directions: np.ndarray) -> np.ndarray:
@@ -203,7 +204,7 @@ def test_the_log_and_run_json_say_what_was_done(trained: tuple[RunFiles, dict[st
     assert described["spec"] == SPEC
     assert described["config"]["pipeline"]["model"]["far_plane"] == FAR
     assert described["versions"]["nerfstudio"] == "1.1.5"
-    assert described["torch_threads"] == 2
+    assert described["torch_threads"] == 1
 
 
 def _tensors(run: RunFiles) -> dict[str, Any]:
@@ -217,7 +218,8 @@ def test_the_same_seed_gives_the_same_checkpoint_and_another_seed_another(datase
 
     from methods.runner.train import train
 
-    spec = {**SPEC, "overrides": {"max_num_iterations": 12}}
+    # Two threads: with one, a sum in the order of arrival is reproducible by itself.
+    spec = {**SPEC, "torch_threads": 2, "overrides": {"max_num_iterations": 5}}
     runs = [_run(tmp_path, name=name) for name in ("a", "b", "c")]
     for run, seed in zip(runs, (1, 1, 2), strict=True):
         train(run, dataset, {**spec, "seed": seed})
@@ -281,7 +283,7 @@ def test_running_out_of_memory_is_a_result_and_another_error_is_not(
         ({"overrides": {"pipeline.model.num_level": 3}}, "pipeline.model has no field 'num_level'.*'num_levels'"),
         ({"overrides": {"pipeline.model.num_levels": "3"}}, "got '3' \\(str\\); allowed: int"),
         ({"overrides": {"optimizers.field.optimizer.lr": 1}}, "optimizers has no field 'field'.*'fields'"),
-        ({"overrides": {"optimizers.fields.scheduler": {"lr": 1}}}, "has no field 'lr'.*'lr_final'"),
+        ({"overrides": {"optimizers.fields.scheduler": {"lr": 1}}}, "has no field 'lr'; allowed: lr_final"),
     ],
 )
 def test_a_users_mistake_is_one_line_and_leaves_no_files(
@@ -462,7 +464,7 @@ def test_rendering_an_untrained_or_altered_run_is_the_users_mistake(
     with pytest.raises(UserError, match="train the run first"):
         render(_run(tmp_path), dataset, {}, SPEC)
     copy = _run(tmp_path, name="copy")
-    shutil.copytree(trained[0].root, copy.root)
+    shutil.copytree(trained[0].root, copy.root, ignore=shutil.ignore_patterns("test", "cones"))
     (copy.checkpoints / read_json(copy.checkpoint_manifest)["checkpoint"]).write_bytes(b"other")
     with pytest.raises(UserError, match="is not the checkpoint its manifest describes"):
         render(copy, dataset, {}, SPEC)

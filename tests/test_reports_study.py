@@ -309,7 +309,7 @@ def test_the_image_table_holds_every_row_of_every_run_with_its_identity(made):
 
 def test_a_mask_that_cannot_be_made_spoils_only_the_runs_that_use_it(small):
     root, study_json, out = small
-    finish(root / "scenes" / "desk", "masks-card", 1.0, "no card found")
+    finish(root / "scenes" / "desk", "mask-card", 1.0, "no card found")
     change(study_json, lambda c: c["runs"][0].update(mask="card"))
     (root / json.loads(study_json.read_text())["runs"][0]["dir"] / "score.status.json").unlink()
     make_tables(root, study_json, out)
@@ -350,6 +350,7 @@ def test_the_report_loads_nothing_from_the_network(page):
     own = without_plotly(page)
     assert not re.search(r"""(?:src|href)\s*=\s*["']?\s*(?:https?:|//)""", own)
     assert "default-src 'none'" in own
+    assert "showSendToCloud: false" in own
     assert all(link.startswith(("#", "./", "data:image/jpeg")) for link in Page(own).links)
 
 

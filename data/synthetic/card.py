@@ -99,7 +99,7 @@ def _fields(pen: ImageDraw.ImageDraw, size: Size, rng: np.random.Generator) -> N
     for k, (label, value) in enumerate(rows):
         y = (0.175 + 0.145 * k) * h
         pen.text((0.35 * w, y), label, fill=(84, 96, 120), font=font(0.043 * h))
-        pen.text((0.35 * w, y + 0.043 * h), value, fill=(16, 18, 28), font=font(0.078 * h))
+        pen.text((0.35 * w, y + 0.049 * h), value, fill=(16, 18, 28), font=font(0.078 * h))
     for k in range(2):
         text = (f"IDUTO{number}<<{name}" if k == 0 else given.replace(" ", "<") + "<<").ljust(30, "<")
         for j, letter in enumerate(text[:30]):

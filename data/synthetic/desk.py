@@ -106,7 +106,8 @@ def _box(
     w, d, h = size
     top = draw.cover(m.size(w, d), rng, title)
     side = draw.stripes(m.size(2 * (w + d), h), rng, int(30 + 60 * (w + d)), title)
-    bottom = np.array(at) + [*rng.uniform(-0.004, 0.004, 2), 0.0]
+    bottom = np.array(at)
+    bottom[:2] += rng.uniform(-0.004, 0.004, 2)
     return box(name, bottom, size, np.radians(yaw_deg + rng.uniform(-6, 6)), top, side, 2 * m.cell)
 
 
@@ -202,7 +203,8 @@ def _coins(m: _Maker) -> list[Patch]:
     ):  # fmt: skip
         rng = m.rng()
         face, edge = draw.coin(m.size(2 * r, 2 * r, 2.0), rng), draw.speckled((64, 8), rng, (150, 130, 90), 30)
-        bottom = np.array([x, y, 0.0022 * level]) + [*rng.uniform(-0.003, 0.003, 2), 0.0]
+        dx, dy = rng.uniform(-0.003, 0.003, 2)
+        bottom = np.array([x + dx, y + dy, 0.0022 * level])
         patches += prism("coin", circle(r, 32), bottom, 0.0022, rng.uniform(0, 6.28), face, edge)
     return patches
 

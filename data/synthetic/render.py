@@ -80,7 +80,7 @@ def render_depths(
 
 def render_all(scene: Scene, camera: Camera, truth_from_camera: np.ndarray, supersample: int = 2) -> Iterator[View]:
     """Views in order, made on a few threads (embree and OpenCV release the interpreter), a few ahead of the reader."""
-    threads = min(4, len(os.sched_getaffinity(0)))
+    threads = min(4, os.cpu_count() or 1)
     with ThreadPoolExecutor(threads) as pool:
         jobs = (pool.submit(render_view, scene, camera, pose, supersample) for pose in truth_from_camera)
         running = deque(islice(jobs, threads + 1))

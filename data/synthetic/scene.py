@@ -1,7 +1,7 @@
 """The desk made ready for rays: one atlas of pictures with their reductions, baked light, and tables per triangle.
 
 Within a triangle the picture's coordinates and the baked light are affine in the point hit, so a hit needs one row
-of a table and no barycentric coordinates. Units are metres and linear-in-the-picture brightness.
+of a table and no barycentric coordinates. Lengths in metres.
 """
 
 from __future__ import annotations
@@ -33,11 +33,10 @@ class Scene:
         desk: The layout it was made from.
         vertices: ``[v, 3]`` float64 metres, of all patches.
         faces: ``[f, 3]``.
-        light: ``[v]`` factor on the picture's values.
         colours: ``[v, 3]`` uint8, lit.
         tracer: Embree's scene of these faces.
         plane: ``[f, 4]`` float32, unit normal and offset: normal . x = offset.
-        chart: ``[f, 9]`` float32, rows (u, v, light) of affine maps: gradient then constant, u and v in [0, 1].
+        chart: ``[f, 12]`` float32, affine maps to u, v (in [0, 1]) and light: each a gradient, then a constant.
         patch: ``[f]`` index of the patch.
         levels: ``[patches, LEVELS, 4]`` float32, left, top, width, height of each reduction in the atlas.
         density: ``[patches]`` float32 texels per metre at full size.
@@ -49,7 +48,6 @@ class Scene:
     desk: Desk
     vertices: np.ndarray
     faces: np.ndarray
-    light: np.ndarray
     colours: np.ndarray
     tracer: EmbreeScene
     plane: np.ndarray
@@ -77,7 +75,6 @@ def build_scene(seed: int, texels_per_metre: float) -> Scene:
         desk=desk,
         vertices=vertices,
         faces=faces,
-        light=light,
         colours=np.clip(colours, 0, 255).astype(np.uint8),
         tracer=_embree(vertices, faces),
         plane=plane,

@@ -8,6 +8,7 @@ purpose: structure from motion needs corners everywhere.
 from __future__ import annotations
 
 import colorsys
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -17,9 +18,10 @@ Size = tuple[int, int]
 Colour = tuple[int, int, int]
 
 WORDS = (
-    "light field camera mirror shutter harbour lemon archive window paper copper garden number signal river "
-    "orbit violet lantern pixel needle theory marble comet anchor winter saddle pepper radius ticket meadow"
-).split()
+    *("light", "field", "camera", "mirror", "shutter", "harbour", "lemon", "archive", "window", "paper"),
+    *("copper", "garden", "number", "signal", "river", "orbit", "violet", "lantern", "pixel", "needle"),
+    *("theory", "marble", "comet", "anchor", "winter", "saddle", "pepper", "radius", "ticket", "meadow"),
+)
 
 
 def random_colour(rng: np.random.Generator, saturation: float = 0.5, value: float = 0.8) -> Colour:
@@ -163,8 +165,7 @@ def keys(size: Size, rng: np.random.Generator) -> np.ndarray:
     pen.rectangle([0.08 * width, 0.05 * height, 0.92 * width, 0.22 * height], fill=(176, 190, 160))
     digits = "".join(str(d) for d in rng.integers(0, 10, 8))
     pen.text((0.2 * width, 0.09 * height), digits, fill=(30, 36, 30), font=font(0.10 * height))
-    labels = "MC MR M- M+ 7 8 9 / 4 5 6 x 1 2 3 - 0 . = +".split()
-    for k, label in enumerate(labels):
+    for k, label in enumerate(("MC", "MR", "M-", "M+", *"789/456x123-0.=+")):
         x, y = (0.08 + 0.215 * (k % 4)) * width, (0.28 + 0.14 * (k // 4)) * height
         fill = random_colour(rng, 0.6, 0.8) if k % 4 == 3 or k < 4 else (214, 214, 208)
         pen.rounded_rectangle([x, y, x + 0.18 * width, y + 0.11 * height], 0.02 * width, fill=fill)
@@ -177,7 +178,7 @@ def stripes(size: Size, rng: np.random.Generator, count: int, label: str = "") -
     width, height = size
     image, pen = canvas(size, (235, 230, 220))
     edges = np.sort(rng.uniform(0, width, count))
-    for left, right in zip(edges[:-1], edges[1:], strict=True):
+    for left, right in pairwise(edges):
         pen.rectangle([left, 0, right, height], fill=random_colour(rng, 0.5, 0.72))
     for _ in range(4 * count):
         x, y, r = rng.uniform(0, width), rng.uniform(0, height), min(size) * rng.uniform(0.02, 0.07)

@@ -17,7 +17,7 @@ LPIPS = "LearnedPerceptualImagePatchSimilarity"
 _CHATTER = (
     r"'pin_memory' argument is set as true but no accelerator is found",
     r"This DataLoader will create \d+ worker processes in total",
-    r"`torch\.cuda\.amp\.GradScaler\(args\.\.\.\)` is deprecated",
+    r"Using a non-tuple sequence for multidimensional indexing is deprecated",
 )
 
 

@@ -38,7 +38,8 @@ def _set(config: Any, key: str, value: Any) -> None:
     if last == "scheduler" and isinstance(value, Mapping):
         node[last] = _exponential_decay(key, value, current)
     elif isinstance(node, dict):
-        node[last] = _fit(value, Any if current is None else type(current), key)
+        free = current is None or (last == "scheduler" and value is None)
+        node[last] = _fit(value, Any if free else type(current), key)
     else:
         setattr(node, last, _fit(value, _hint(node, last), key))
 

@@ -141,8 +141,26 @@ def build_config(run: RunFiles, dataset: DatasetFiles, spec: dict[str, Any]) -> 
 def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and torch: nerfstudio draws from all three global generators."""
     random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - nerfstudio's samplers use the global generator
+    np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+@contextmanager
+def reproducible(device: str) -> Iterator[None]:
+    """On a CPU, let the same seed and thread count give the same bits.
+
+    torch sums the gradients of a gather with atomic adds from several threads, in whichever order they come, unless
+    asked not to. On a GPU that order is the price of speed, so there the seed's repeats measure its effect.
+    """
+    before, fill = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    if device == "cpu":
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, and only helps to find bugs
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        torch.utils.deterministic.fill_uninitialized_memory = fill
 
 
 def set_threads(threads: int | None) -> int:

@@ -28,6 +28,7 @@ from methods.runner.setup import (
     build_config,
     out_of_memory_is_infeasible,
     plain_config,
+    reproducible,
     seed_everything,
     set_threads,
 )
@@ -58,7 +59,7 @@ def train(run: RunFiles, dataset: DatasetFiles, spec: dict[str, Any]) -> dict[st
     run.root.mkdir(parents=True, exist_ok=True)
     seed_everything(config.machine.seed)
     trainer = _Trainer(config, run)
-    with out_of_memory_is_infeasible(trainer.where), quiet():
+    with out_of_memory_is_infeasible(trainer.where), quiet(), reproducible(trainer.device):
         trainer.build()
         _describe(run, spec, config, threads)
         numbers = trainer.loop()

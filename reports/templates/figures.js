@@ -10,11 +10,15 @@
     }
     for (const menu of layout.updatemenus || []) Object.assign(menu, { bgcolor: page, bordercolor: grid, font: { color: text } });
     const font = { color: text, family: getComputedStyle(document.body).fontFamily };
-    return Object.assign(layout, { font, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)" });
+    const modebar = { bgcolor: "rgba(0,0,0,0)", color: grid, activecolor: text };
+    return Object.assign(layout, { font, modebar, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)" });
   };
   const draw = (element) => {
     const figure = figures[element.id];
-    Plotly.newPlot(element, figure.data, themed(figure.layout), { displaylogo: false, responsive: true });
+    // plotly's bar has a button that uploads the chart: a report of unpublished results has none.
+    const settings = { displaylogo: false, responsive: true, showSendToCloud: false, plotlyServerURL: "" };
+    settings.modeBarButtonsToRemove = ["select2d", "lasso2d", "autoScale2d"];
+    Plotly.newPlot(element, figure.data, themed(figure.layout), settings);
   };
   // Browsers keep some 16 WebGL contexts alive: a page of many scenes draws what is looked at.
   const watcher = new IntersectionObserver((entries) => {
@@ -24,4 +28,7 @@
     element.style.minHeight = figures[element.id].layout.height + "px";
     watcher.observe(element);
   }
+  addEventListener("beforeprint", () => {
+    for (const element of document.querySelectorAll(".figure:empty")) { watcher.unobserve(element); draw(element); }
+  });
 })();
