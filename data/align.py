@@ -22,9 +22,7 @@ from fieldbook.errors import Infeasible
 
 ROUNDS = 20
 ANCHORS = 64  # cameras whose pairs are tried as starting points: 2016 pairs at most
-COINCIDENT = (
-    1e-9  # spread of centres below this fraction of their coordinates (or of the unit) is no baseline
-)
+COINCIDENT = 1e-9  # spread of centres below this fraction of their coordinates (or of the unit) is no baseline
 
 
 @dataclass(frozen=True)

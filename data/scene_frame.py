@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import pycolmap
-import trimesh
 
 from data.point_of_interest import (
     axes_meeting,
@@ -28,10 +27,11 @@ from data.point_of_interest import (
     object_plane,
     slide_to_surface,
 )
+from data.points import write_points
 from data.poses import Sim3
 from data.robust_geometry import Meeting, Plane, direction_spread_rad
 from fieldbook.errors import Infeasible
-from fieldbook.files import atomic_path, read_json, write_json
+from fieldbook.files import read_json, write_json
 from fieldbook.layout import SceneFiles
 
 log = logging.getLogger(__name__)
@@ -243,14 +243,7 @@ def make_scene_frame(files: SceneFiles, spec: dict[str, Any]) -> dict[str, Any]:
         raise Infeasible("the reference has no registered frame", {"registered": 0})
     cloud = read_cloud(files.reference_sparse, names)
     frame = scene_frame_from(poses, cloud, spec.get("poi"))
-    _write_points(files.reference_points, frame.scene_from_colmap.points(cloud.points), cloud.colours)
+    write_points(files.reference_points, frame.scene_from_colmap.points(cloud.points), cloud.colours)
     write_json(files.scene, {**frame.to_json(), "camera": reference["camera"]})
     log.info("scene frame: axis from %s, near %.3g, far %.3g", frame.axis_source, frame.near, frame.far)
     return {"axis_source": frame.axis_source, "points": len(cloud.points), **frame.uncertainty}
-
-
-def _write_points(path: Path, points: np.ndarray, colours: np.ndarray) -> None:
-    path.unlink(missing_ok=True)
-    if len(points):
-        with atomic_path(path) as temporary:
-            trimesh.PointCloud(points, colors=colours).export(str(temporary))

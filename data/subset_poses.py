@@ -154,7 +154,7 @@ def _require(left: int, requested: int, what: str, numbers: dict[str, Any]) -> N
 
 def _own_camera(result: SfmResult) -> Camera:
     (camera,) = result.model.cameras.values()
-    focal, cx, cy = camera.params
+    focal, cx, cy = camera.params.tolist()
     return Camera(camera.width, camera.height, focal, focal, cx, cy)
 
 

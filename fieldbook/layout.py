@@ -309,3 +309,8 @@ class Results:
     def log(self) -> Path:
         """Folder of the research log's entries."""
         return self.root / "log"
+
+    @property
+    def compiled_log(self) -> Path:
+        """All entries of the research log in one page."""
+        return self.root / "log.md"

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import os
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 from fieldbook.config import read_config
-from fieldbook.errors import UserError
+from fieldbook.errors import UserError, nearest
 from fieldbook.files import read_json, write_json
 from fieldbook.layout import SceneFiles
 from fieldbook.study import Study, make_study
 
 
 def make(config: dict[str, Any]) -> Study:
-    """Expand a config, with the presets of the methods."""
-    from methods.presets import preset_overrides
+    """Expand a config, with the methods known here and their presets."""
+    from methods.presets import METHODS, OTHER_BUILTINS, preset_overrides
+
+    known = {*METHODS, *OTHER_BUILTINS, *plugin_methods()}
 
     def resolve(method: str, preset: str, overrides: dict[str, Any]) -> dict[str, Any]:
+        if method not in known:
+            raise UserError(f"methods: no method {method!r}; {nearest(method, known)}")
         return preset_overrides(method, preset) | overrides
 
     return make_study(config, resolve)
+
+
+def plugin_methods() -> set[str]:
+    """Names that installed packages register with nerfstudio, read without importing any of them."""
+    variable = os.environ.get("NERFSTUDIO_METHOD_CONFIGS", "")
+    named = {pair.partition("=")[0].strip() for pair in variable.split(",") if "=" in pair}
+    return named | {entry.name for entry in entry_points(group="nerfstudio.method_configs")}
 
 
 def load_study(path: Path) -> Study:

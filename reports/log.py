@@ -64,7 +64,8 @@ def append_log_entry(
     date = (today or datetime.date.today()).isoformat()
     study = load_study(results, study_json)
     runs, cells = read_tables(out)
-    folder = Results(results).log
+    log = Results(results)
+    folder = log.log
     earlier = [e for e in read_entries(folder) if e.study == study.name]
     # Written against its own predecessor, an unchanged study reads exactly as its latest entry does.
     if earlier and _body(study, runs, cells, out, earlier[:-1]) == earlier[-1].body:
@@ -72,7 +73,7 @@ def append_log_entry(
     else:
         path, new = _free_path(folder, f"{date}-{study.name}"), True
         write_text(path, f"# {date} {study.name}\n{_body(study, runs, cells, out, earlier)}")
-    _compile(folder)
+    _compile(folder, log.compiled_log)
     return {"log_entry": path.name, "log_entry_new": new}
 
 
@@ -94,9 +95,9 @@ def _free_path(folder: Path, stem: str) -> Path:
     return path
 
 
-def _compile(folder: Path) -> None:
+def _compile(folder: Path, target: Path) -> None:
     entries = [f"#{e.path.read_text(encoding='utf-8').strip()}\n" for e in read_entries(folder)]
-    write_text(folder.with_suffix(".md"), "\n".join(["# Research log\n", *entries]))
+    write_text(target, "\n".join(["# Research log\n", *entries]))
 
 
 def _body(

@@ -20,9 +20,7 @@ def cameras(rng, n):
 
 
 def similarity(rng):
-    return Sim3(
-        10 ** rng.uniform(-3, 3), Rotation.random(rng=rng).as_matrix(), rng.normal(size=3) * 10
-    )
+    return Sim3(10 ** rng.uniform(-3, 3), Rotation.random(rng=rng).as_matrix(), rng.normal(size=3) * 10)
 
 
 def named(poses):
@@ -38,9 +36,7 @@ def turned(pose, degrees, axis=(0, 0, 1)):
 def assert_same(a, b, tolerance=1e-9):
     np.testing.assert_allclose(a.scale, b.scale, rtol=tolerance)
     np.testing.assert_allclose(a.rotation, b.rotation, atol=tolerance)
-    np.testing.assert_allclose(
-        a.translation, b.translation, atol=tolerance * (1 + np.abs(b.translation).max())
-    )
+    np.testing.assert_allclose(a.translation, b.translation, atol=tolerance * (1 + np.abs(b.translation).max()))
 
 
 @settings(max_examples=50, deadline=None)

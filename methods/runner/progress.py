@@ -34,7 +34,7 @@ class TrainLog:
     def write(self) -> None:
         """Write all rows atomically."""
         with atomic_path(self.path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
+            writer: csv.DictWriter[str] = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(self.rows)
 

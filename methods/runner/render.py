@@ -19,7 +19,7 @@ from PIL import Image
 from camera_paths.formats import CameraPath, read_camera_path, view_names
 from camera_paths.video import write_mp4
 from data.poses import Camera
-from fieldbook.errors import Infeasible, UserError
+from fieldbook.errors import UserError
 from fieldbook.files import atomic_dir, read_json, write_json
 from fieldbook.layout import DatasetFiles, RunFiles
 from methods.presets import method_entry
@@ -72,7 +72,7 @@ def render(run: RunFiles, dataset: DatasetFiles, paths: Mapping[str, Path], spec
 
     Raises:
         UserError: The run has no checkpoint, or a path file is not one.
-        Infeasible: Out of memory, or the model renders NaN.
+        Infeasible: Out of memory.
     """
     set_threads(spec.get("torch_threads"))
     jobs: list[tuple[Path, list[View], Path | None, float]] = [(run.test, held_out_views(dataset), None, 0.0)]
@@ -141,11 +141,7 @@ class LoadedModel:
         return float(collider.near_plane)
 
     def picture(self, view: View) -> Picture:
-        """Render one view.
-
-        Raises:
-            Infeasible: The model renders NaN.
-        """
+        """Render one view."""
         if self._near is not None:
             # A view nearer to the point of interest than the cameras (they stand at 1) takes the plane with it,
             # else the object itself would be cut away.
@@ -157,8 +153,6 @@ class LoadedModel:
             outputs = self.model.get_outputs_for_camera(cameras)
         seconds = self._now() - started
         rgb, depth, opacity = (_pick(outputs, n) for n in ("rgb", "depth", "accumulation"))
-        if not np.isfinite(rgb).all():
-            raise Infeasible(f"the model renders NaN in {view.name}", {"step": self.step})
         depth = depth[..., 0] * (_ray_lengths(view.camera) if method_entry(self.method).depth_is_z else 1)
         return Picture(
             np.clip(rgb, 0, 1), depth.astype(np.float32), np.clip(np.nan_to_num(opacity[..., 0]), 0, 1), seconds

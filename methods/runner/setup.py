@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -43,7 +43,7 @@ def method_config(method: str) -> TrainerConfig:
     raise UserError(f"no method {method!r}; {nearest(method, known)}")
 
 
-def resolve_device(asked: str) -> str:
+def resolve_device(asked: str) -> Literal["cpu", "cuda"]:
     """``cpu`` or ``cuda``.
 
     Raises:
@@ -53,7 +53,9 @@ def resolve_device(asked: str) -> str:
         raise UserError(f"no device {asked!r}; {nearest(asked, DEVICES)}")
     if asked == "cuda" and not torch.cuda.is_available():
         raise UserError("device: cuda, but torch finds no CUDA device; set device: auto or cpu")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
+    if asked == "cpu" or not torch.cuda.is_available():
+        return "cpu"
+    return "cuda"
 
 
 def check_needs(method: str, device: str) -> None:
@@ -132,6 +134,8 @@ def build_config(run: RunFiles, dataset: DatasetFiles, spec: dict[str, Any]) -> 
     _in_process(datamanager)
     datamanager.dataparser = FieldbookDataParserConfig(data=dataset.transforms)
     datamanager.data = dataset.transforms
+    if hasattr(datamanager, "train_cameras_sampling_seed"):  # whole-image methods shuffle with a seed of their own
+        datamanager.train_cameras_sampling_seed = config.machine.seed
     apply_overrides(config, preset_overrides(method, spec.get("preset", "paper")))
     apply_scene_bounds(config, read_scene(dataset.transforms))
     apply_overrides(config, spec.get("overrides", {}))
@@ -152,15 +156,16 @@ def reproducible(device: str) -> Iterator[None]:
     torch sums the gradients of a gather with atomic adds from several threads, in whichever order they come, unless
     asked not to. On a GPU that order is the price of speed, so there the seed's repeats measure its effect.
     """
-    before, fill = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    options: Any = torch.utils.deterministic  # set through a module class that type checkers do not see
+    before, fill = torch.are_deterministic_algorithms_enabled(), options.fill_uninitialized_memory
     if device == "cpu":
         torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, and only helps to find bugs
+        options.fill_uninitialized_memory = False  # costs time, and only helps to find bugs
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
-        torch.utils.deterministic.fill_uninitialized_memory = fill
+        options.fill_uninitialized_memory = fill
 
 
 def set_threads(threads: int | None) -> int:

@@ -52,7 +52,8 @@ def train(run: RunFiles, dataset: DatasetFiles, spec: dict[str, Any]) -> dict[st
 
     Raises:
         UserError: The spec asks for something that does not exist.
-        Infeasible: Out of memory, the loss became NaN or infinite, or the machine lacks what the method needs.
+        Infeasible: Out of memory, the loss or a parameter became NaN or infinite, or the machine lacks what the
+            method needs.
     """
     config = build_config(run, dataset, spec)
     threads = set_threads(spec.get("torch_threads"))
@@ -120,6 +121,7 @@ class _Trainer:
                 if (self.step + 1) % self.config.steps_per_save == 0 and self.step != steps - 1:
                     self._save()
         self._callbacks(TrainingCallbackLocation.AFTER_TRAIN, self.step)
+        self._check_parameters()
         path = self._save()
         write_manifest(self.run, self.step)
         meter.log.write()
@@ -130,6 +132,11 @@ class _Trainer:
             "parameters": sum(p.numel() for p in model.parameters()),
             "checkpoint_bytes": path.stat().st_size,
         }
+
+    def _check_parameters(self) -> None:
+        # The last step's gradient may be NaN under a finite loss, and nerfstudio's renderers would show that as black.
+        if not all(torch.isfinite(p).all() for p in self.pipeline.model.parameters()):
+            raise Infeasible(f"parameters became NaN or infinite by step {self.step}", {"step": self.step})
 
     def _save(self) -> Path:
         return save_checkpoint(self.run, self.step, self.pipeline, self.optimizers, self.scaler)
