@@ -11,7 +11,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional, arg
@@ -56,8 +56,8 @@ def frames(scene: SceneDir, spec: Spec) -> Status:
     """
     from data.video import extract
 
-    files = SceneFiles(scene)
-    return run_stage("frames", scene, lambda: extract(files, _load(spec)), [files.status("capture")])
+    files, keys = SceneFiles(scene), _load(spec)
+    return run_stage("frames", scene, lambda: extract(files, keys), [files.status("capture")])
 
 
 def reference(scene: SceneDir, spec: Spec) -> Status:
@@ -67,8 +67,8 @@ def reference(scene: SceneDir, spec: Spec) -> Status:
     """
     from data.reference import make_reference
 
-    files = SceneFiles(scene)
-    return run_stage("reference", scene, lambda: make_reference(files, _load(spec)), [files.status("frames")])
+    files, keys = SceneFiles(scene), _load(spec)
+    return run_stage("reference", scene, lambda: make_reference(files, keys), [files.status("frames")])
 
 
 def splits(scene: SceneDir, spec: Spec) -> Status:
@@ -78,8 +78,8 @@ def splits(scene: SceneDir, spec: Spec) -> Status:
     """
     from data.subsets import make_splits
 
-    files = SceneFiles(scene)
-    return run_stage("splits", scene, lambda: make_splits(files, _load(spec)), [files.status("reference")])
+    files, keys = SceneFiles(scene), _load(spec)
+    return run_stage("splits", scene, lambda: make_splits(files, keys), [files.status("reference")])
 
 
 def scene_frame(scene: SceneDir, spec: Spec) -> Status:
@@ -89,8 +89,8 @@ def scene_frame(scene: SceneDir, spec: Spec) -> Status:
     """
     from data.scene_frame import make_scene_frame
 
-    files = SceneFiles(scene)
-    work = lambda: make_scene_frame(files, _load(spec))  # noqa: E731
+    files, keys = SceneFiles(scene), _load(spec)
+    work = lambda: make_scene_frame(files, keys)  # noqa: E731
     return run_stage("scene_frame", scene, work, [files.status("reference")])
 
 
@@ -136,8 +136,8 @@ def poses(
     scene: SceneDir,
     spec: Spec,
     count: str,
-    policy: str = "reference",
-    mapper: str = "incremental",
+    policy: Literal["reference", "subset"] = "reference",
+    mapper: Literal["incremental", "global", "hierarchical"] = "incremental",
     sfm_mask: str = "none",
     sfm_seed: int = 0,
     draw: int = 0,
@@ -148,12 +148,12 @@ def poses(
     """
     from data.subset_poses import PoseRequest, make_poses
 
-    files = SceneFiles(scene)
+    files, keys = SceneFiles(scene), _load(spec)
     out = files.poses(count, policy, mapper, sfm_mask, sfm_seed, draw)
     request = PoseRequest(count, draw, policy, mapper, sfm_mask, sfm_seed)
     needs = [files.status("splits"), files.status("scene_frame")]
     needs += [files.status(f"mask-{sfm_mask}")] if sfm_mask != "none" else []
-    return run_stage("poses", out.root, lambda: make_poses(files, out, _load(spec), request), needs)
+    return run_stage("poses", out.root, lambda: make_poses(files, out, keys, request), needs)
 
 
 def dataset(out: Positional[Path], scene: Path, poses: Path, long_side: int = 0, mask: str = "none") -> Status:
@@ -176,7 +176,6 @@ def path(out: Positional[Path], scene: Path, spec: Spec, long_side: int = 0) -> 
     Example: fieldbook path cone30 --scene results/scenes/card --spec '{"kind": "cone", "angle": 30, "distance": 1}'
     """
     from camera_paths.path import make_path
-
     from camera_paths.spec import check_path_spec
 
     files, keys = SceneFiles(scene), check_path_spec(out.name, _load(spec))
@@ -192,8 +191,8 @@ def train(run: RunDir, spec: Spec) -> Status:
     from fieldbook.files import write_json
     from methods.runner.train import train as work
 
-    files, data = RunFiles(run), DatasetFiles(run.parent.parent)
-    status = run_stage("train", run, lambda: work(files, data, _load(spec)), [data.status()])
+    files, data, keys = RunFiles(run), DatasetFiles(run.parent.parent), _load(spec)
+    status = run_stage("train", run, lambda: work(files, data, keys), [data.status()])
     if not status.ok:
         write_json(files.checkpoint_manifest, {"checkpoint": None, "step": None, "sha256": None})
     return status
@@ -206,10 +205,10 @@ def render(run: RunDir, spec: Spec, paths: tuple[Path, ...] = ()) -> Status:
     """
     from methods.runner.render import render as work
 
-    files, data = RunFiles(run), DatasetFiles(run.parent.parent)
+    files, data, keys = RunFiles(run), DatasetFiles(run.parent.parent), _load(spec)
     cameras = {p.name: PathFiles(p).camera_path for p in paths}
     needs = [files.status("train"), *(status_path(p, "path") for p in paths)]
-    return run_stage("render", run, lambda: work(files, data, cameras, _load(spec)), needs)
+    return run_stage("render", run, lambda: work(files, data, cameras, keys), needs)
 
 
 def score(run: RunDir, spec: Spec, paths: tuple[Path, ...] = ()) -> Status:
@@ -219,9 +218,9 @@ def score(run: RunDir, spec: Spec, paths: tuple[Path, ...] = ()) -> Status:
     """
     from eval.protocol import score as work
 
-    files, data = RunFiles(run), DatasetFiles(run.parent.parent)
+    files, data, keys = RunFiles(run), DatasetFiles(run.parent.parent), _load(spec)
     truths = {p.name: PathFiles(p).truth for p in paths}
-    return run_stage("score", run, lambda: work(files, data, truths, _load(spec)), [files.status("render")])
+    return run_stage("score", run, lambda: work(files, data, truths, keys), [files.status("render")])
 
 
 def plan(config: Path = Path("config.yaml"), json_: Annotated[bool, arg(name="json")] = False) -> None:

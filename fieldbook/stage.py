@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from fieldbook.errors import Infeasible
+from fieldbook.errors import Infeasible, UserError
 from fieldbook.layout import ledger_path, status_path
 from fieldbook.ledger import ledger
 from fieldbook.status import INFEASIBLE, OK, Status, read_status, write_status
@@ -34,6 +34,10 @@ def run_stage(
 
 
 def _first_infeasible(inputs: Iterable[Path]) -> Status | None:
+    inputs = list(inputs)
+    for path in inputs:
+        if not path.exists():
+            raise UserError(f"{path} is missing: the stage {path.name.removesuffix('.status.json')!r} has to run first")
     return next((s for s in map(read_status, inputs) if not s.ok), None)
 
 

@@ -7,29 +7,25 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-PACKAGES = ("radiance-fieldbook", "torch", "nerfstudio", "pycolmap", "snakemake", "numpy")
+PACKAGES = ("radiance-fieldbook", "torch", "nerfstudio", "gsplat", "nerfacc", "pycolmap", "snakemake", "numpy")
 
 
 def versions() -> dict[str, str]:
-    """Name to version; the commit is marked ``dirty`` where the checkout has changes, ``unknown`` outside git."""
-    return {"commit": commit(), "python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
+    """Name to version: the checkout's commit, Python, and the packages that are installed."""
+    found = {"commit": commit(), "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 def commit() -> str:
-    """Git commit of this checkout."""
-    here = Path(__file__).parent
+    """Commit of this checkout, with ``-dirty`` where files differ from it; ``unknown`` outside a repository."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
-        changes = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"], cwd=here, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
         return "unknown"
-    return head.stdout.strip() + (" dirty" if changes.stdout.strip() else "")
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
+    return done.stdout.strip() if done.returncode == 0 else "unknown"

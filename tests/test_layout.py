@@ -11,7 +11,7 @@ import pytest
 
 PACKAGES = ("fieldbook", "data", "methods", "camera_paths", "eval", "reports")
 # What each package may import; fieldbook's own glue (study, scenes, cli) stands above all of them.
-BASE = {"files", "errors", "layout", "status", "ledger", "stage", "machine"}
+BASE = {"files", "errors", "layout", "status", "ledger", "stage", "machine", "versions"}
 MAY_IMPORT = {
     "data": {"camera_paths"},
     "camera_paths": {"data"},

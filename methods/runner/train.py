@@ -5,10 +5,8 @@ from __future__ import annotations
 import functools
 import math
 import platform
-import subprocess
 import time
 from collections import defaultdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from nerfstudio.engine.trainer import TrainerConfig
 from fieldbook.errors import Infeasible
 from fieldbook.files import write_json, write_text
 from fieldbook.layout import DatasetFiles, RunFiles
+from fieldbook.versions import versions
 from methods.runner.checkpoint import save_checkpoint, write_manifest
 from methods.runner.offline import quiet, without_downloads
 from methods.runner.progress import Progress, TrainLog
@@ -215,25 +214,16 @@ class _Meter:
 def _describe(run: RunFiles, spec: dict[str, Any], config: TrainerConfig, threads: int) -> None:
     """Write ``config.yml`` (nerfstudio's form) and ``run.json`` (plain)."""
     write_text(run.config, yaml.dump(config))
-    packages = ("torch", "nerfstudio", "numpy", "gsplat", "nerfacc", "radiance-fieldbook")
     write_json(
         run.run,
         {
             "spec": plain_config(spec),
             "config": plain_config(config),
-            "versions": {"python": platform.python_version(), **{p: _version(p) for p in packages}},
+            "versions": versions(),
             "device": device_name(config.machine.device_type),
             "torch_threads": threads,
-            "git_commit": _git_commit(),
         },
     )
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except ModuleNotFoundError:
-        return None
 
 
 def device_name(device: str) -> str:
@@ -246,13 +236,3 @@ def device_name(device: str) -> str:
         return platform.processor() or platform.machine()
     names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.machine())
-
-
-def _git_commit() -> str | None:
-    """Commit of this checkout, with ``-dirty`` where files differ from it; None outside a repository."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None

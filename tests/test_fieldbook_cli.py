@@ -1,0 +1,64 @@
+"""Every command has help with an example; mistakes end with one line and exit code 2."""
+
+import json
+
+import pytest
+
+from fieldbook.cli import COMMANDS, main
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_an_example_of_itself(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([name, "--help"])
+    assert stop.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"Example: fieldbook {name}" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["plan", "--config", "none.yaml"], "none.yaml"),
+        (["splits", "scene", "--spec", "{"], "--spec takes JSON"),
+        (["splits", "scene", "--spec", "@none.json"], "none.json"),
+        (["splits", "scene", "--spec", "[1]"], "not list"),
+        (["splits", "scene", "--spec", "{}"], "'reference' has to run first"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("fieldbook: ")
+    assert error.count("\n") == 1
+    assert words in error
+
+
+def test_an_unknown_command_is_exit_code_2():
+    with pytest.raises(SystemExit) as stop:
+        main(["trian"])
+    assert stop.value.code == 2
+
+
+def test_debug_shows_the_traceback(capsys, tmp_path):
+    assert main(["plan", "--config", str(tmp_path / "none.yaml"), "--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_plan_lists_the_runs_and_their_specs(repository, capsys, monkeypatch):
+    monkeypatch.chdir(repository)
+    assert main(["plan"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert main(["plan", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert [run["id"] for run in record["runs"]] == listed
+    assert set(record["train_specs"]) == {f"results/{line}" for line in listed}
+
+
+def test_an_infeasible_stage_ends_with_exit_code_0_and_says_why(tmp_path, capsys):
+    status = {"state": "infeasible", "stage": "reference", "reason": "too dark", "numbers": {}}
+    (tmp_path / "reference.status.json").write_text(json.dumps(status))
+    assert main(["splits", str(tmp_path), "--spec", "{}"]) == 0
+    assert "infeasible (reference): too dark" in capsys.readouterr().err
+    assert json.loads((tmp_path / "splits.status.json").read_text()) == status
