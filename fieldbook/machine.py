@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 
 CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
 CGROUP_CPU = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -31,3 +32,8 @@ def usable_memory_mb(limits: tuple[Path, ...] = CGROUP_LIMITS) -> int:
         except (OSError, ValueError):
             continue
     return int(total * 0.9) >> 20
+
+
+def has_gpu(gpus: Path = NVIDIA_GPUS) -> bool:
+    """Whether the NVIDIA driver lists a GPU; asks neither torch nor CUDA, which a plan should not have to load."""
+    return gpus.is_dir() and any(gpus.iterdir())

@@ -8,7 +8,7 @@ import pytest
 from fieldbook.errors import Infeasible, UserError
 from fieldbook.files import atomic_dir, atomic_path, read_json, sha256_file, write_json
 from fieldbook.layout import ledger_path, status_path
-from fieldbook.machine import usable_cpus, usable_memory_mb
+from fieldbook.machine import has_gpu, usable_cpus, usable_memory_mb
 from fieldbook.stage import run_stage
 from fieldbook.status import read_status
 
@@ -102,3 +102,10 @@ def test_container_limits_cut_down_cpus_and_memory(tmp_path):
     assert usable_cpus(tmp_path / "none") == len(os.sched_getaffinity(0))
     assert usable_memory_mb((tmp_path / "memory", tmp_path / "max")) == 921
     assert usable_memory_mb(()) > 921
+
+
+def test_a_gpu_is_one_that_the_driver_lists(tmp_path):
+    assert not has_gpu(tmp_path / "none")
+    assert not has_gpu(tmp_path)
+    (tmp_path / "0000:01:00.0").mkdir()
+    assert has_gpu(tmp_path)

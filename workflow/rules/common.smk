@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fieldbook.errors import UserError
 from fieldbook.layout import RunFiles, status_path
-from fieldbook.machine import usable_cpus, usable_memory_mb
+from fieldbook.machine import has_gpu, usable_cpus, usable_memory_mb
 from fieldbook.scenes import check_scenes, make, scene_keys
 
 
@@ -31,7 +31,7 @@ DATASETS = {run.dataset(STUDY.results).root.as_posix(): run for run in STUDY.run
 POSES = {run.poses(STUDY.results).root.as_posix(): run for run in STUDY.runs}
 CPUS = usable_cpus()
 TORCH_CPUS = min(STUDY.config["torch_threads"], CPUS)
-SFM_CPUS = 1
+GPU = int(STUDY.config["device"] != "cpu" and has_gpu())
 ENV = "../envs/fieldbook.yaml"
 
 
@@ -45,7 +45,8 @@ def limit_to_machine():
     """Keep local jobs within this machine whatever --cores says; --resources overrides, a cluster has no limit."""
     if workflow.global_resources["_nodes"].value is not None:
         return
-    for name, value in {"cpus": CPUS, "mem_mb": usable_memory_mb()}.items():
+    # torch takes the first GPU: two jobs at a time would share its memory and time each other wrongly.
+    for name, value in {"cpus": CPUS, "mem_mb": usable_memory_mb(), "gpu": 1}.items():
         if name not in workflow.resource_settings.resources:
             workflow.register_resource(name, value)
 

@@ -18,6 +18,7 @@ rule train:
     threads: TORCH_CPUS
     resources:
         cpus=TORCH_CPUS,
+        gpu=GPU,
         mem_mb=6000,
     shell:
         "fieldbook train {wildcards.run:q} --spec {params.spec:q} > {log:q} 2>&1"
@@ -40,6 +41,7 @@ rule render:
     threads: TORCH_CPUS
     resources:
         cpus=TORCH_CPUS,
+        gpu=GPU,
         mem_mb=5000,
     shell:
         "fieldbook render {wildcards.run:q} --spec {params.spec:q} --paths {params.paths:q} > {log:q} 2>&1"
