@@ -20,7 +20,7 @@ from data.colmap import CENTRED_PINHOLE, SfmOptions
 from data.points import write_points
 from data.poses import Camera, Sim3
 from data.sfm import SfmResult, reconstruct
-from data.subsets import gap_ratio, subset
+from data.subsets import frame_number, gap_ratio, subset
 from data.triangulate import triangulate_subset
 from fieldbook.errors import Infeasible
 from fieldbook.files import read_json, write_json
@@ -74,8 +74,8 @@ def make_poses(files: SceneFiles, pose_files: PoseFiles, spec: dict[str, Any], r
 
     Returns:
         ``requested``, ``registered``, ``trained`` (registered and not an outlier), ``points``, ``focal_ratio`` (own
-        focal length over the reference's), ``gap_ratio`` (largest over smallest step between trained frames, in
-        positions of the pool), and for ``subset`` the median residuals of the alignment.
+        focal length over the reference's), ``gap_ratio`` (largest over smallest step between the numbers of
+        trained frames), and for ``subset`` the median residuals of the alignment.
 
     Raises:
         Infeasible: The pool is too small, COLMAP finds no model or less than half of the frames, or the model does
@@ -92,7 +92,7 @@ def make_poses(files: SceneFiles, pose_files: PoseFiles, spec: dict[str, Any], r
         found = _from_reference(files, pose_files, names, cameras, camera, scene_from_colmap, options)
     else:
         found = _from_subset(files, pose_files, names, cameras, spec["sfm"], request)
-    return _write(pose_files, request, names, splits["pool"], found, reference["camera"]["fx"])
+    return _write(pose_files, request, names, found, reference["camera"]["fx"])
 
 
 def _from_reference(
@@ -149,7 +149,7 @@ def _require(left: int, requested: int, what: str, numbers: dict[str, Any]) -> N
     needed = max(2, ceil(MIN_SHARE * requested))
     if left < needed:
         reason = f"{what} {left} of {requested} frames, fewer than {needed}"
-        raise Infeasible(reason, {"requested": requested, "left": left, "needed": needed, **numbers})
+        raise Infeasible(reason, {"requested": requested, "registered": left, "needed": needed, **numbers})
 
 
 def _own_camera(result: SfmResult) -> Camera:
@@ -162,7 +162,6 @@ def _write(
     pose_files: PoseFiles,
     request: PoseRequest,
     names: Sequence[str],
-    pool: Sequence[str],
     found: _Found,
     reference_focal: float,
 ) -> dict[str, Any]:
@@ -170,7 +169,7 @@ def _write(
         "requested": len(names),
         "registered": len(names) - len(found.unregistered),
         "focal_ratio": found.camera.fx / reference_focal,
-        "gap_ratio": gap_ratio(pool.index(n) for n in found.poses),
+        "gap_ratio": gap_ratio(frame_number(n) for n in found.poses),
     }
     value = {
         "space": "scene",

@@ -158,6 +158,11 @@ def subset(splits: dict[str, Any], count: int | str, draw: int = 0) -> list[str]
     return [pool[p] for p in even_positions(len(pool), n, draw)]
 
 
+def frame_number(name: str) -> int:
+    """Index in the source of ``frame_00042.png``: the last number in its name."""
+    return int(re.findall(r"\d+", name)[-1])
+
+
 def gap_ratio(indices: Iterable[int]) -> float:
     """Largest gap over smallest gap between sorted neighbours; 1.0 for fewer than 3 distinct indices."""
     ordered = sorted(set(indices))

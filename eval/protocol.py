@@ -66,7 +66,7 @@ def score(run: RunFiles, dataset: DatasetFiles, truths: dict[str, Path], spec: d
             ``<view>.png``; the folder or single pictures may be missing. Other renders lying about in the
             run's folder are not scored.
         spec: ``metrics`` lists the families to compute, of ``METRICS``; ``weights`` says where LPIPS's
-            backbones are, see ``eval.lpips.load_lpips``.
+            backbones are, see ``eval.lpips.load_lpips``; ``device`` (``auto``) where LPIPS runs.
 
     Returns:
         Means over the test views (where every one has the value; ``inf`` as a string, for JSON), counts, and
@@ -77,7 +77,7 @@ def score(run: RunFiles, dataset: DatasetFiles, truths: dict[str, Path], spec: d
             file.
     """
     metrics = _checked(spec["metrics"])
-    networks, lpips = _load_networks(metrics, spec.get("weights"))
+    networks, lpips = _load_networks(metrics, spec.get("weights"), spec.get("device", "auto"))
     scorer = Scorer(metrics, networks)
     known = _read_dataset(dataset)
     rows = list(_score_folder(run.test, TEST, known.test, scorer, known))
@@ -107,7 +107,9 @@ def _checked(metrics: list[str]) -> tuple[str, ...]:
     return tuple(metrics)
 
 
-def _load_networks(metrics: tuple[str, ...], weights: str | None) -> tuple[dict[str, Lpips], dict[str, Any]]:
+def _load_networks(
+    metrics: tuple[str, ...], weights: str | None, device: str
+) -> tuple[dict[str, Lpips], dict[str, Any]]:
     """The networks that could be had, and ``lpips`` and ``lpips_weights_sha256`` for the status."""
     nets = [metric.removeprefix("lpips_") for metric in metrics if metric.startswith("lpips_")]
     if not nets:
@@ -116,7 +118,7 @@ def _load_networks(metrics: tuple[str, ...], weights: str | None) -> tuple[dict[
 
     from eval.lpips import load_lpips
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     loaded = {net: load_lpips(net, weights, device) for net in nets}
     reasons = [network for network in loaded.values() if isinstance(network, str)]
     networks = {net: network for net, network in loaded.items() if not isinstance(network, str)}

@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,14 +27,30 @@ SceneDir = Annotated[Positional[Path], arg(help="Folder of the scene: results/sc
 RunDir = Annotated[Positional[Path], arg(help="Folder of the run.")]
 
 
+class _Keys(dict[str, Any]):
+    """A JSON object whose missing keys are a mistake of the user's, not of ours."""
+
+    def __missing__(self, key: str) -> Any:
+        raise UserError(f"--spec has no key {key!r}; `fieldbook plan --json` prints whole ones")
+
+
 def _load(spec: str) -> dict[str, Any]:
     try:
-        value = json.loads(Path(spec[1:]).read_text(encoding="utf-8") if spec.startswith("@") else spec)
+        text = Path(spec[1:]).read_text(encoding="utf-8") if spec.startswith("@") else spec
+        value = json.loads(text, object_hook=_Keys)
     except (OSError, ValueError) as error:
         raise UserError(f"--spec takes JSON or @FILE: {error}") from None
     if not isinstance(value, dict):
         raise UserError(f"--spec takes a JSON object, not {type(value).__name__}")
     return value
+
+
+def _scene_stage(stage: str, scene: Path, spec: str, work: Callable[..., Any], *needs: str) -> Status:
+    from fieldbook.scenes import refuse_change
+
+    files, keys = SceneFiles(scene), _load(spec)
+    refuse_change(scene.name, files.status(stage), keys)
+    return run_stage(stage, scene, lambda: work(files, keys), [files.status(n) for n in needs], keys)
 
 
 def capture(scene: SceneDir, spec: Spec) -> Status:
@@ -42,11 +59,8 @@ def capture(scene: SceneDir, spec: Spec) -> Status:
     Example: fieldbook capture results/scenes/fox --spec '{"capture": {"kind": "video", "path": "fox.mp4"}}'
     """
     from data.video import ingest
-    from fieldbook.scenes import keep_spec
 
-    files, keys = SceneFiles(scene), _load(spec)
-    keep_spec(files, files.spec, keys)
-    return run_stage("capture", scene, lambda: ingest(files, keys))
+    return _scene_stage("capture", scene, spec, ingest)
 
 
 def frames(scene: SceneDir, spec: Spec) -> Status:
@@ -56,8 +70,7 @@ def frames(scene: SceneDir, spec: Spec) -> Status:
     """
     from data.video import extract
 
-    files, keys = SceneFiles(scene), _load(spec)
-    return run_stage("frames", scene, lambda: extract(files, keys), [files.status("capture")])
+    return _scene_stage("frames", scene, spec, extract, "capture")
 
 
 def reference(scene: SceneDir, spec: Spec) -> Status:
@@ -67,8 +80,7 @@ def reference(scene: SceneDir, spec: Spec) -> Status:
     """
     from data.reference import make_reference
 
-    files, keys = SceneFiles(scene), _load(spec)
-    return run_stage("reference", scene, lambda: make_reference(files, keys), [files.status("frames")])
+    return _scene_stage("reference", scene, spec, make_reference, "frames")
 
 
 def splits(scene: SceneDir, spec: Spec) -> Status:
@@ -78,8 +90,7 @@ def splits(scene: SceneDir, spec: Spec) -> Status:
     """
     from data.subsets import make_splits
 
-    files, keys = SceneFiles(scene), _load(spec)
-    return run_stage("splits", scene, lambda: make_splits(files, keys), [files.status("reference")])
+    return _scene_stage("splits", scene, spec, make_splits, "reference")
 
 
 def scene_frame(scene: SceneDir, spec: Spec) -> Status:
@@ -89,23 +100,18 @@ def scene_frame(scene: SceneDir, spec: Spec) -> Status:
     """
     from data.scene_frame import make_scene_frame
 
-    files, keys = SceneFiles(scene), _load(spec)
-    work = lambda: make_scene_frame(files, keys)  # noqa: E731
-    return run_stage("scene_frame", scene, work, [files.status("reference")])
+    return _scene_stage("scene_frame", scene, spec, make_scene_frame, "reference")
 
 
 def mask(scene: SceneDir, name: Positional[str], spec: Spec) -> Status:
     """Make the masks of one source.
 
-    Example: fieldbook mask results/scenes/card card --spec '{"kind": "truth"}'
+    Example: fieldbook mask results/scenes/card card --spec '{"mask": {"kind": "truth"}}'
     """
     from data.masks.sources import make_masks
-    from fieldbook.scenes import keep_spec
 
-    files, source = SceneFiles(scene), _load(spec)
-    keep_spec(files, files.mask_spec(name), source)
-    work = lambda: make_masks(files, {"masks": {name: source}}, name)  # noqa: E731
-    return run_stage(f"mask-{name}", scene, work, [files.status("scene_frame")])
+    work = lambda files, keys: make_masks(files, {"masks": {name: keys["mask"]}}, name)  # noqa: E731
+    return _scene_stage(f"mask-{name}", scene, spec, work, "scene_frame")
 
 
 def images(scene: SceneDir, long_side: int) -> Status:
@@ -153,7 +159,7 @@ def poses(
     request = PoseRequest(count, draw, policy, mapper, sfm_mask, sfm_seed)
     needs = [files.status("splits"), files.status("scene_frame")]
     needs += [files.status(f"mask-{sfm_mask}")] if sfm_mask != "none" else []
-    return run_stage("poses", out.root, lambda: make_poses(files, out, keys, request), needs)
+    return run_stage("poses", out.root, lambda: make_poses(files, out, keys, request), needs, keys)
 
 
 def dataset(out: Positional[Path], scene: Path, poses: Path, long_side: int = 0, mask: str = "none") -> Status:
@@ -242,19 +248,26 @@ def plan(config: Path = Path("config.yaml"), json_: Annotated[bool, arg(name="js
     print(f"{len(record['runs'])} runs in {len({r['cell'] for r in record['runs']})} cells", file=sys.stderr)
 
 
-def tables(study: Annotated[Positional[Path], arg(help="results/<study>")], config: Spec) -> None:
-    """Collect a study's images.csv, runs.csv and cells.csv.
+def tables(
+    study: Annotated[Positional[Path], arg(help="results/<study>")],
+    config: Annotated[str, arg(help="The study's config file, or its content as JSON.")] = "config.yaml",
+) -> None:
+    """Collect a study's images.csv, runs.csv and cells.csv; runs that are not finished are rows that say so.
 
-    Example: fieldbook tables results/demo --config @config.json
+    Example: fieldbook tables results/demo --config config.yaml
     """
+    from fieldbook.config import read_config
     from fieldbook.files import write_json
     from fieldbook.scenes import make
     from fieldbook.study import study_record
     from fieldbook.versions import versions
     from reports.tables import make_tables
 
+    made = make(_load(config) if config.startswith("{") else read_config(Path(config)))
     files = StudyFiles(study)
-    write_json(files.resolved, study_record(make(_load(config))) | {"versions": versions()})
+    if made.files.root.resolve() != study.resolve():
+        raise UserError(f"{config[:80]} is the study of {made.files.root}, not of {study}")
+    write_json(files.resolved, study_record(made) | {"versions": versions()})
     make_tables(study.parent, files.resolved, files)
 
 

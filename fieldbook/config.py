@@ -71,6 +71,8 @@ def _with_defaults(value: Any, node: dict[str, Any], schema: dict[str, Any]) -> 
             value[key] = _with_defaults(value[key], child or {}, schema)
     elif isinstance(value, list) and "items" in node:
         value = [_with_defaults(item, node["items"], schema) for item in value]
+    elif isinstance(value, float) and node.get("type") == "integer":
+        value = int(value)  # JSON Schema counts 2.0 as an integer
     return value
 
 
@@ -100,14 +102,16 @@ def _explain(error: Any, schema: dict[str, Any]) -> str:
         return f"{where}: {given!r} is a reserved name; choose another"
     if error.validator == "anyOf":
         return f"{where}: {given!r} is not allowed; {node.get('description', error.message)}"
+    if "propertyNames" in error.absolute_schema_path:
+        return f"{where}: {given!r} cannot be a name here: {error.message}; quote it and use letters, digits, - and _"
     meaning = f" ({node['description']})" if "description" in node else ""
     return f"{where}: {error.message}{meaning}"
 
 
 def _explain_kind(error: Any, where: str, node: dict[str, Any], schema: dict[str, Any]) -> str:
     kinds = _kinds(node)
-    kind = error.instance.get("kind")
-    if kind not in kinds:
+    kind = error.instance.get("kind") if isinstance(error.instance, dict) else None
+    if kind not in list(kinds):  # a list compares by equality, so an unhashable value is only unknown
         return f"{where}.kind: {kind!r} is not known; {nearest(str(kind), kinds)}"
     inner = next(jsonschema.Draft202012Validator(kinds[kind]).iter_errors(error.instance))
     inner.path.extendleft(reversed(error.absolute_path))

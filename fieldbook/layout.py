@@ -8,8 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-RESERVED_STUDY_NAMES = ("scenes", "log", "mlartifacts")
-
 
 def status_path(folder: Path, stage: str) -> Path:
     """``<stage>.status.json`` in a stage's folder."""
@@ -26,11 +24,6 @@ class SceneFiles:
     """Files of one scene, shared by all studies: ``results/scenes/<scene>/``."""
 
     root: Path
-
-    @property
-    def spec(self) -> Path:
-        """The scene's keys as first used; a later change under the same name is an error."""
-        return self.root / "scene_spec.json"
 
     @property
     def capture(self) -> Path:
@@ -109,10 +102,6 @@ class SceneFiles:
     def images(self, long_side: int) -> Path:
         """Frames scaled to ``long_side`` pixels; 0 keeps their size."""
         return self.frames if long_side == 0 else self.root / f"images-{long_side}"
-
-    def mask_spec(self, mask: str) -> Path:
-        """The keys of a mask source as first used."""
-        return self.root / "masks" / f"{mask}_spec.json"
 
     def scaled_masks(self, mask: str, long_side: int) -> Path:
         """Masks scaled like ``images``."""

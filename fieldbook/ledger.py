@@ -1,4 +1,4 @@
-"""What a stage cost: wall and CPU seconds, peak memory, and on a GPU its memory and energy."""
+"""What a stage cost: wall and CPU seconds, peak memory, the GPU's too, and energy where the machine counts it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,24 @@ def _cpu_seconds() -> float:
     return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
 
 
+def read_energy_j(counters: Path = Path("/sys/class/powercap")) -> float | None:
+    """Joules that the CPU packages have used since they were started (RAPL); None where that is not readable.
+
+    It counts the whole machine, whatever else runs on it.
+    """
+    try:
+        packages = sorted(p for p in counters.glob("intel-rapl:*") if p.name.count(":") == 1)
+        return sum(int((p / "energy_uj").read_text(encoding="ascii")) for p in packages) / 1e6 if packages else None
+    except (OSError, ValueError):
+        return None
+
+
+def _energy_since(before: float | None) -> float | None:
+    after = read_energy_j()
+    # The counters wrap around; a stage during which they did has no figure.
+    return round(after - before, 3) if before is not None and after is not None and after >= before else None
+
+
 def _gpu_numbers() -> dict[str, Any]:
     # A stage that never imported torch cannot have used the GPU: do not pay for the import here.
     torch = sys.modules.get("torch")
@@ -35,7 +53,7 @@ def ledger(path: Path, stage: str) -> Iterator[dict[str, Any]]:
         A dict; what the block puts in it is stored beside the measurements.
     """
     extra: dict[str, Any] = {}
-    started, wall, cpu = time.time(), time.monotonic(), _cpu_seconds()
+    started, wall, cpu, energy = time.time(), time.monotonic(), _cpu_seconds(), read_energy_j()
     try:
         yield extra
     finally:
@@ -48,6 +66,7 @@ def ledger(path: Path, stage: str) -> Iterator[dict[str, Any]]:
                 "cpu_s": round(_cpu_seconds() - cpu, 3),
                 # Linux counts ru_maxrss in KiB.
                 "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+                "cpu_energy_j": _energy_since(energy),
                 "host": os.uname().nodename,
                 "cpus": len(os.sched_getaffinity(0)),
                 **_gpu_numbers(),

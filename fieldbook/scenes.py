@@ -1,4 +1,4 @@
-"""Load a study for use: methods known, and the scenes that studies share unchanged."""
+"""Load a study for use: methods known, sources there, and the scenes that studies share unchanged."""
 
 from __future__ import annotations
 
@@ -9,9 +9,21 @@ from typing import Any
 
 from fieldbook.config import read_config
 from fieldbook.errors import UserError, nearest
-from fieldbook.files import read_json, write_json
-from fieldbook.layout import SceneFiles
-from fieldbook.study import Study, make_study
+from fieldbook.files import read_json, sha256_file
+from fieldbook.layout import SceneFiles, status_path
+from fieldbook.status import read_status
+from fieldbook.study import Study, check_counts, make_study
+
+STAGE_KEYS = {
+    "capture": ("capture",),
+    "frames": ("capture", "frames"),
+    "reference": ("sfm",),
+    "splits": ("split", "nested"),
+    "scene_frame": ("poi",),
+    "poses": ("sfm",),
+}
+"""The scene's keys that each stage depends on: what it is given, and what may not change once it is done."""
+ALIGNMENT_LIMITS = ("max_rotation_residual_deg", "max_centre_residual")
 
 
 def make(config: dict[str, Any]) -> Study:
@@ -39,7 +51,7 @@ def load_study(path: Path) -> Study:
     """Read, check and expand a config file.
 
     Raises:
-        UserError: Anything wrong with it, or a scene whose keys changed since it was made.
+        UserError: Anything wrong with it, a source that is not there, or a scene whose keys changed since it was made.
     """
     study = make(read_config(path))
     check_scenes(study)
@@ -47,30 +59,74 @@ def load_study(path: Path) -> Study:
 
 
 def check_scenes(study: Study) -> None:
-    """Refuse a study that would change a scene that studies share, before any job starts."""
+    """Refuse, before any job starts, missing sources, counts above a known pool, and changes of shared scenes."""
+    weights = study.config["weights"]
+    if weights not in ("none", "download") and not Path(weights).is_dir():
+        raise UserError(f"weights: no folder {weights!r}; give none, download, or a folder with torchvision's files")
     for name, spec in study.config["scenes"].items():
         files = study.results.scene(name)
-        _check(files, files.spec, scene_keys(spec))
-        for mask, source in spec["masks"].items():
-            _check(files, files.mask_spec(mask), source)
+        _check_sources(name, spec)
+        _check_unchanged(files, spec)
+        _check_source_bytes(files, spec)
+        if files.splits.exists():
+            check_counts(study.config["counts"], name, len(read_json(files.splits)["pool"]))
 
 
-def scene_keys(spec: dict[str, Any]) -> dict[str, Any]:
-    """The keys that make a scene what it is: all but its masks, which can be added later."""
-    return {key: value for key, value in spec.items() if key != "masks"}
+def stage_spec(spec: dict[str, Any], stage: str) -> dict[str, Any]:
+    """The keys of a scene that ``stage`` depends on; those that only subset poses use are not the reference's."""
+    keys = {key: spec[key] for key in STAGE_KEYS[stage]}
+    if stage == "reference":
+        keys["sfm"] = {key: value for key, value in spec["sfm"].items() if key not in ALIGNMENT_LIMITS}
+    return keys
 
 
-def keep_spec(files: SceneFiles, stored: Path, spec: dict[str, Any]) -> None:
-    """Store the keys of a scene, or of one of its masks, at their first use; check them at every later one."""
-    _check(files, stored, spec)
-    write_json(stored, spec)
+def refuse_change(scene: str, status: Path, spec: dict[str, Any]) -> None:
+    """Refuse to make a finished stage of a shared scene anew with other keys.
 
-
-def _check(files: SceneFiles, stored: Path, spec: dict[str, Any]) -> None:
-    old = read_json(stored) if stored.exists() else spec
-    for key in sorted(old.keys() | spec.keys()):
-        if old.get(key) != spec.get(key):
+    Raises:
+        UserError: Names the key, what it was and what it is now.
+    """
+    done = read_status(status) if status.exists() else None
+    if done is None or not done.ok:  # what did not work may be mended under the same name
+        return
+    for key, old in done.spec.items():
+        if old != spec.get(key):
             raise UserError(
-                f"scene {files.root.name!r}: {stored.name.removesuffix('.json')} was made with {key}: {old.get(key)} "
-                f"and is now asked for with {key}: {spec.get(key)}; give it a new name, or delete {files.root}"
+                f"scene {scene!r}: {status.parent} was made with {key}: {old} and is now asked for with {key}: "
+                f"{spec.get(key)}; give the scene a new name, or delete that folder"
             )
+
+
+def _check_unchanged(files: SceneFiles, spec: dict[str, Any]) -> None:
+    for stage in STAGE_KEYS:
+        statuses = (
+            [files.status(stage)] if stage != "poses" else sorted(files.root.glob("n*/poses-*/poses.status.json"))
+        )
+        for status in statuses:
+            refuse_change(files.root.name, status, stage_spec(spec, stage))
+    for mask, source in spec["masks"].items():
+        refuse_change(files.root.name, files.status(f"mask-{mask}"), {"mask": source})
+
+
+def _check_sources(scene: str, spec: dict[str, Any]) -> None:
+    sources = {f"masks.{name}.path": mask.get("path") for name, mask in spec["masks"].items()}
+    sources |= {"capture.path": spec["capture"].get("path"), "split.file": spec["split"]["file"]}
+    for key, path in sources.items():
+        if path is not None and not Path(path).expanduser().exists():
+            raise UserError(
+                f"scenes.{scene}.{key}: there is no {path}; paths are relative to the folder you start from"
+            )
+
+
+def _check_source_bytes(files: SceneFiles, spec: dict[str, Any]) -> None:
+    """A video replaced under its old name would leave every result under the new file's name."""
+    path = Path(spec["capture"].get("path", ".")).expanduser()
+    if spec["capture"]["kind"] != "video" or not status_path(files.root, "capture").exists():
+        return
+    if path.stat().st_mtime <= files.capture.stat().st_mtime:
+        return
+    if sha256_file(path) != read_json(files.capture)["sha256"]:
+        raise UserError(
+            f"scene {files.root.name!r}: {path} is not the file it was made from; give the scene a new name, or delete "
+            f"{files.root}"
+        )

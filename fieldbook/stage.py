@@ -13,7 +13,11 @@ from fieldbook.status import INFEASIBLE, OK, Status, read_status, write_status
 
 
 def run_stage(
-    stage: str, folder: Path, work: Callable[[], dict[str, Any] | None], inputs: Iterable[Path] = ()
+    stage: str,
+    folder: Path,
+    work: Callable[[], dict[str, Any] | None],
+    inputs: Iterable[Path] = (),
+    spec: dict[str, Any] | None = None,
 ) -> Status:
     """Run ``work`` and write ``<stage>.status.json`` and ``<stage>.ledger.json`` into ``folder``.
 
@@ -22,13 +26,14 @@ def run_stage(
         folder: Where the status and the ledger go.
         work: Does the stage; returns numbers for the status. Raises ``Infeasible`` where the cell cannot be.
         inputs: Status files of the stages this one needs; the first infeasible one is passed on unchanged.
+        spec: The scene's keys that decide the outputs, kept in the status.
 
     Raises:
         UserError: From ``work``; no status is written, so the stage runs again once the mistake is mended.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with ledger(ledger_path(folder, stage), stage):
-        status = _first_infeasible(inputs) or _do(stage, work)
+        status = _first_infeasible(inputs) or _do(stage, work, spec or {})
     write_status(status_path(folder, stage), status)
     return status
 
@@ -41,10 +46,10 @@ def _first_infeasible(inputs: Iterable[Path]) -> Status | None:
     return next((s for s in map(read_status, inputs) if not s.ok), None)
 
 
-def _do(stage: str, work: Callable[[], dict[str, Any] | None]) -> Status:
+def _do(stage: str, work: Callable[[], dict[str, Any] | None], spec: dict[str, Any]) -> Status:
     try:
-        return Status(OK, stage, numbers=work() or {})
+        return Status(OK, stage, numbers=work() or {}, spec=spec)
     except Infeasible as result:
-        return Status(INFEASIBLE, stage, result.reason, result.numbers)
+        return Status(INFEASIBLE, stage, result.reason, result.numbers, spec)
     except MemoryError:
-        return Status(INFEASIBLE, stage, "out of memory on the host")
+        return Status(INFEASIBLE, stage, "out of memory on the host", spec=spec)

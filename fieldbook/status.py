@@ -21,12 +21,14 @@ class Status:
         stage: The stage that decided it (an infeasible input keeps the name of the stage that failed first).
         reason: Empty when ok.
         numbers: Figures worth a column or a sentence.
+        spec: The scene's keys that decided the outputs; empty for stages whose folder carries their keys in its name.
     """
 
     state: Literal["ok", "infeasible"]
     stage: str
     reason: str = ""
     numbers: dict[str, Any] = field(default_factory=dict)
+    spec: dict[str, Any] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:

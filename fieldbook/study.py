@@ -28,7 +28,9 @@ class Run:
 
     Attributes:
         count: Label of the frame count: ``6``, ``all`` or ``50pct``.
-        variant: Readable slug and 6 hex digits of the method's resolved overrides.
+        overrides: The user's, by dotted name.
+        resolved: The preset's and the user's together.
+        variant: Readable slug and 6 hex digits of ``resolved``, e.g. ``laptop-3fa9c1``.
     """
 
     study: str
@@ -43,6 +45,7 @@ class Run:
     method: str
     preset: str
     overrides: dict[str, Any]
+    resolved: dict[str, Any]
     variant: str
     seed: int = 0
     repeat: int = 0
@@ -92,12 +95,11 @@ class Study:
 
     def train_spec(self, run: Run) -> dict[str, Any]:
         """What defines a training: changing any of it trains that run anew."""
-        keys = ("method", "preset", "overrides", "seed", "repeat")
-        return {k: getattr(run, k) for k in keys} | {k: self.config[k] for k in ("device", "torch_threads")}
+        return asdict(run) | {k: self.config[k] for k in ("device", "torch_threads", "long_side")}
 
     def score_spec(self) -> dict[str, Any]:
         """What defines the scoring of a run."""
-        return {k: self.config[k] for k in ("metrics", "weights")}
+        return {k: self.config[k] for k in ("metrics", "weights", "device")}
 
 
 Resolve = Callable[[str, str, dict[str, Any]], dict[str, Any]]
@@ -136,9 +138,14 @@ def _check_scene(config: dict[str, Any], scene: str) -> None:
     if spec["capture"]["kind"] != "synthetic" and any(m["kind"] == "truth" for m in spec["masks"].values()):
         raise UserError(f"scenes.{scene}.masks: only a synthetic capture has true masks; use kind: folder")
     pool = _pool_size(spec)
-    for count in config["counts"]:
-        label = count_label(count)
-        if pool is not None and label.isdigit() and int(label) > pool:
+    if pool is not None:
+        check_counts(config["counts"], scene, pool)
+
+
+def check_counts(counts: list[int | str], scene: str, pool: int) -> None:
+    """Refuse counts that cannot be counts, and numbers above the pool."""
+    for label in map(count_label, counts):
+        if label.isdigit() and int(label) > pool:
             raise UserError(
                 f"counts: {label} is more than the pool of scene {scene!r}: {pool} frames are left beside the test "
                 f"frames; use at most {pool}, or all"
@@ -161,6 +168,7 @@ def _expand(config: dict[str, Any], resolve_overrides: Resolve) -> Iterator[Run]
     for scene, count, draw in itertools.product(config["scenes"], counts, draws["subset_draw"]):
         for policy, mapper, sfm_mask, sfm_seed in _pose_axes(config, scene):
             for mask, entry in itertools.product(config["masks"], config["methods"]):
+                resolved = resolve_overrides(entry["method"], entry["preset"], entry["overrides"])
                 cell = Run(
                     study=config["study"],
                     scene=scene,
@@ -174,7 +182,8 @@ def _expand(config: dict[str, Any], resolve_overrides: Resolve) -> Iterator[Run]
                     method=entry["method"],
                     preset=entry["preset"],
                     overrides=entry["overrides"],
-                    variant=variant_name(entry, resolve_overrides),
+                    resolved=resolved,
+                    variant=_variant_name(entry, resolved),
                 )
                 for seed, repeat in itertools.product(config["seeds"], range(config["repeats"])):
                     yield replace(cell, seed=seed, repeat=repeat)
@@ -191,10 +200,12 @@ def _pose_axes(config: dict[str, Any], scene: str) -> Iterator[tuple[str, str, s
             yield from ((policy, *rest) for rest in itertools.product(*axes))
 
 
-def variant_name(entry: dict[str, Any], resolve_overrides: Resolve) -> str:
-    """Readable slug and 6 hex digits of the resolved overrides, e.g. ``laptop-3fa9c1``."""
-    resolved = resolve_overrides(entry["method"], entry["preset"], entry["overrides"])
-    digest = hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()[:6]
+def _variant_name(entry: dict[str, Any], resolved: dict[str, Any]) -> str:
+    try:
+        text = json.dumps(resolved, sort_keys=True)
+    except TypeError as error:
+        raise UserError(f"methods: the overrides of {entry['method']!r} hold more than plain values: {error}") from None
+    digest = hashlib.sha256(text.encode()).hexdigest()[:6]
     return f"{entry.get('label', entry['preset'])}-{digest}"
 
 

@@ -158,7 +158,8 @@ def axis_value(cell: dict[str, str], axis: str) -> str:
 
 def axis_phrase(cell: dict[str, str], axis: str) -> str:
     """An axis's value as part of a label, understandable without a heading."""
-    return _PHRASES.get(axis, "{}").format(axis_value(cell, axis))
+    value = axis_value(cell, axis)
+    return "1 frame" if (axis, value) == ("count", "1") else _PHRASES.get(axis, "{}").format(value)
 
 
 def label(cell: dict[str, str], axes: Iterable[str]) -> str:

@@ -24,6 +24,8 @@ def test_every_command_has_help_with_an_example_of_itself(name, capsys):
         (["splits", "scene", "--spec", "@none.json"], "none.json"),
         (["splits", "scene", "--spec", "[1]"], "not list"),
         (["splits", "scene", "--spec", "{}"], "'reference' has to run first"),
+        (["capture", "scene", "--spec", "{}"], "--spec has no key 'capture'"),
+        (["tables", "results/x", "--config", "none.yaml"], "none.yaml"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(arguments, words, capsys, tmp_path, monkeypatch):
@@ -57,7 +59,7 @@ def test_plan_lists_the_runs_and_their_specs(repository, capsys, monkeypatch):
 
 
 def test_an_infeasible_stage_ends_with_exit_code_0_and_says_why(tmp_path, capsys):
-    status = {"state": "infeasible", "stage": "reference", "reason": "too dark", "numbers": {}}
+    status = {"state": "infeasible", "stage": "reference", "reason": "too dark", "numbers": {}, "spec": {}}
     (tmp_path / "reference.status.json").write_text(json.dumps(status))
     assert main(["splits", str(tmp_path), "--spec", "{}"]) == 0
     assert "infeasible (reference): too dark" in capsys.readouterr().err

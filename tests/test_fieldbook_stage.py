@@ -8,6 +8,7 @@ import pytest
 from fieldbook.errors import Infeasible, UserError
 from fieldbook.files import atomic_dir, atomic_path, read_json, sha256_file, write_json
 from fieldbook.layout import ledger_path, status_path
+from fieldbook.ledger import read_energy_j
 from fieldbook.machine import has_gpu, usable_cpus, usable_memory_mb
 from fieldbook.stage import run_stage
 from fieldbook.status import read_status
@@ -109,3 +110,13 @@ def test_a_gpu_is_one_that_the_driver_lists(tmp_path):
     assert not has_gpu(tmp_path)
     (tmp_path / "0000:01:00.0").mkdir()
     assert has_gpu(tmp_path)
+
+
+def test_energy_is_the_sum_of_the_packages_and_absent_where_it_cannot_be_read(tmp_path):
+    assert read_energy_j(tmp_path) is None
+    for name, value in (("intel-rapl:0", "2000000"), ("intel-rapl:1", "500000"), ("intel-rapl:0:0", "900000")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "energy_uj").write_text(value)
+    assert read_energy_j(tmp_path) == 2.5
+    (tmp_path / "intel-rapl:0" / "energy_uj").write_text("")
+    assert read_energy_j(tmp_path) is None

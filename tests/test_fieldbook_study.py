@@ -40,6 +40,10 @@ def test_defaults_are_filled_in_and_the_input_is_left_alone(config):
     assert full["draws"] == {"sfm_seed": [0], "subset_draw": [0]}
 
 
+def test_whole_numbers_written_as_floats_count_as_integers(config):
+    assert len(make_study(config | {"repeats": 2.0}, resolve).runs) == 6
+
+
 def test_runs_are_the_product_of_the_axes(config):
     config |= {
         "seeds": [0, 1, 2],
@@ -117,6 +121,10 @@ def broken(config, path, value):
         (["cones"], {"c": {"angle": 10}}, ["height", "distance"]),
         (["methods"], [{"method": "nerfacto", "preset": "laptob"}], ["did you mean 'laptop'"]),
         (["seeds"], [0, 0], ["twice"]),
+        (["scenes"], {2024: {"capture": {"kind": "synthetic"}}}, ["scenes", "2024", "name"]),
+        (["cones"], {25: {"angle": 25, "distance": 1}}, ["cones", "25", "name"]),
+        (["scenes", "card", "capture"], {"kind": ["video"]}, ["capture.kind", "['video']"]),
+        (["methods"], [{"method": "nerfacto", "overrides": {"a": object()}}], ["plain values"]),
     ],
 )
 def test_a_mistake_gives_one_line_that_names_it_and_what_is_allowed(config, path, value, words):

@@ -89,6 +89,9 @@ def test_a_study_runs_from_video_to_report_and_then_has_nothing_left_to_do(repos
     assert "one frame" in by_count["1"]["reason"]
     assert by_count["all"]["state"] == "ok"
 
+    reference = json.loads((tmp_path / "results/scenes/card/reference.status.json").read_text())
+    assert reference["numbers"]["registered"] == reference["numbers"]["requested"] == 20
+
     # The rest was trained, and predicts the held-out views better than their own mean colour would.
     images = rows(out / "images.csv")
     tests = [row for row in images if row["split"] == "test"]
@@ -112,7 +115,7 @@ def test_a_study_runs_from_video_to_report_and_then_has_nothing_left_to_do(repos
     again = snakemake(repository, *run)
     assert "Nothing to be done" in again.stdout + again.stderr
 
-    # Another override is another variant: only its own runs are new, and poses and datasets are kept.
+    # Changing one method's override makes its runs anew, and nothing else.
     other = write_study(
         tmp_path,
         methods=[
@@ -121,10 +124,15 @@ def test_a_study_runs_from_video_to_report_and_then_has_nothing_left_to_do(repos
         ],
     )
     plan = snakemake(repository, "--dry-run", *run[:-1], str(other))
+    stages = ("train", "render", "score", "poses", "dataset", "reference")
+    added = {"train": 2, "render": 2, "score": 2, "poses": 0, "dataset": 0, "reference": 0}
     counts = job_counts(plan.stdout + plan.stderr)
-    assert {k: counts.get(k, 0) for k in ("train", "render", "score", "poses", "dataset", "reference")} == {
-        "train": 2, "render": 2, "score": 2, "poses": 0, "dataset": 0, "reference": 0,
-    }  # fmt: skip
+    assert {stage: counts.get(stage, 0) for stage in stages} == added
+    write_study(tmp_path, methods=[{"method": "nerfacto", "preset": "smoke", "overrides": {"max_num_iterations": 5}}])
+    plan = snakemake(repository, "--dry-run", *run)
+    counts = job_counts(plan.stdout + plan.stderr)
+    assert {stage: counts.get(stage, 0) for stage in stages} == added
+    write_study(tmp_path)
 
     # A scene that studies share does not change under its name.
     spec = yaml.safe_load(study.read_text())

@@ -1,4 +1,7 @@
 #!/usr/bin/env bash
-# Snakemake runs this in a new environment, from the folder of the Snakefile: put the project itself into it.
+# Snakemake runs this in each new environment, from the folder it was started in: put the project itself into it.
+# Without it `fieldbook` would come from outside the environment.
 set -euo pipefail
-pip install --no-deps --editable "${FIELDBOOK_ROOT:-$PWD}"
+test -f pyproject.toml || { echo "start snakemake --sdm conda from the checkout" >&2; exit 1; }
+pip install --no-deps --no-build-isolation --editable .
+python -c "import sys, shutil; found = shutil.which('fieldbook'); sys.exit(not found.startswith(sys.prefix))"

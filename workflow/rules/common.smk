@@ -7,7 +7,7 @@ from pathlib import Path
 from fieldbook.errors import UserError
 from fieldbook.layout import RunFiles, status_path
 from fieldbook.machine import has_gpu, usable_cpus, usable_memory_mb
-from fieldbook.scenes import check_scenes, make, scene_keys
+from fieldbook.scenes import check_scenes, make, stage_spec
 
 
 def load():
@@ -59,9 +59,29 @@ def spec(value):
     return json.dumps(value, sort_keys=True)
 
 
-def scene_spec(wildcards):
-    """The scene's own keys."""
-    return spec(scene_keys(SCENES[wildcards.scene]))
+def scene_spec(stage):
+    """Param function: the scene's keys that a stage depends on."""
+    return lambda wildcards: spec(stage_spec(SCENES[wildcards.scene], stage))
+
+
+def source(*keys):
+    """Input function: the user's own files that a stage reads, so that editing them runs it again."""
+
+    def files(wildcards):
+        node = SCENES[wildcards.scene]
+        for key in keys:
+            node = node[key]
+        path = Path(node).expanduser() if node else None
+        if path is None:
+            return []
+        return sorted(p.as_posix() for p in path.glob("*.png")) if path.is_dir() else [path.as_posix()]
+
+    return files
+
+
+def is_folder_mask(wildcards):
+    """Whether a mask source is the user's own folder."""
+    return SCENES[wildcards.scene]["masks"][wildcards.mask]["kind"] == "folder"
 
 
 def scene_status(*stages):

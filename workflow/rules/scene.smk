@@ -6,7 +6,7 @@ rule capture:
         status=f"{ROOT}/scenes/{{scene}}/capture.status.json",
     params:
         scene=lambda wildcards: STUDY.results.scene(wildcards.scene).root.as_posix(),
-        spec=scene_spec,
+        spec=scene_spec("capture"),
     log:
         f"{ROOT}/scenes/{{scene}}/logs/capture.log",
     benchmark:
@@ -28,7 +28,7 @@ rule frames:
         status=f"{ROOT}/scenes/{{scene}}/frames.status.json",
     params:
         scene=lambda wildcards: STUDY.results.scene(wildcards.scene).root.as_posix(),
-        spec=scene_spec,
+        spec=scene_spec("frames"),
     log:
         f"{ROOT}/scenes/{{scene}}/logs/frames.log",
     benchmark:
@@ -50,7 +50,7 @@ rule reference:
         status=f"{ROOT}/scenes/{{scene}}/reference.status.json",
     params:
         scene=lambda wildcards: STUDY.results.scene(wildcards.scene).root.as_posix(),
-        spec=scene_spec,
+        spec=scene_spec("reference"),
     log:
         f"{ROOT}/scenes/{{scene}}/logs/reference.log",
     benchmark:
@@ -68,11 +68,12 @@ rule reference:
 rule splits:
     input:
         scene_status("reference"),
+        source("split", "file"),
     output:
         status=f"{ROOT}/scenes/{{scene}}/splits.status.json",
     params:
         scene=lambda wildcards: STUDY.results.scene(wildcards.scene).root.as_posix(),
-        spec=scene_spec,
+        spec=scene_spec("splits"),
     log:
         f"{ROOT}/scenes/{{scene}}/logs/splits.log",
     benchmark:
@@ -93,7 +94,7 @@ rule scene_frame:
         status=f"{ROOT}/scenes/{{scene}}/scene_frame.status.json",
     params:
         scene=lambda wildcards: STUDY.results.scene(wildcards.scene).root.as_posix(),
-        spec=scene_spec,
+        spec=scene_spec("scene_frame"),
     log:
         f"{ROOT}/scenes/{{scene}}/logs/scene_frame.log",
     benchmark:
@@ -110,11 +111,12 @@ rule scene_frame:
 rule mask:
     input:
         scene_status("scene_frame"),
+        lambda wildcards: source("masks", wildcards.mask, "path")(wildcards) if is_folder_mask(wildcards) else [],
     output:
         status=f"{ROOT}/scenes/{{scene}}/mask-{{mask}}.status.json",
     params:
         scene=lambda wildcards: STUDY.results.scene(wildcards.scene).root.as_posix(),
-        spec=lambda wildcards: spec(SCENES[wildcards.scene]["masks"][wildcards.mask]),
+        spec=lambda wildcards: spec({"mask": SCENES[wildcards.scene]["masks"][wildcards.mask]}),
     log:
         f"{ROOT}/scenes/{{scene}}/logs/mask-{{mask}}.log",
     benchmark:
@@ -177,7 +179,7 @@ rule poses:
         status="{poses}/poses.status.json",
     params:
         scene=lambda wildcards: STUDY.results.scene(POSES[wildcards.poses].scene).root.as_posix(),
-        spec=lambda wildcards: spec(scene_keys(SCENES[POSES[wildcards.poses].scene])),
+        spec=lambda wildcards: spec(stage_spec(SCENES[POSES[wildcards.poses].scene], "poses")),
         options=lambda wildcards: pose_options(POSES[wildcards.poses]),
     log:
         "{poses}/logs/poses.log",
