@@ -8,14 +8,12 @@ incomplete. Infinite values (the PSNR of equal pictures) stay: the mean is then 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import Any, TypeVar
+from typing import Any
 
 from scipy.stats import t as student_t
-
-Draw = TypeVar("Draw", bound=Hashable)
 
 CONFIDENCE = 0.95
 # Two runs give a "95 % interval" almost 13 times as wide as their difference: a band that says nothing.
@@ -107,32 +105,11 @@ def summarise(values: Iterable[float | None], planned: int) -> Summary:
     return Summary(mean, mean - half, mean + half, std, len(present), planned)
 
 
-def paired(a: Mapping[Draw, float | None], b: Mapping[Draw, float | None]) -> Summary:
-    """Summarise a - b over the draws that both have.
-
-    Args:
-        a: One cell's value per draw. The key is what two runs share by design (frames, poses), such as
-            ``(subset_draw, sfm_seed)``; average over what they do not share, such as the method's seed,
-            first.
-        b: The other cell's.
-
-    Returns:
-        Summary of the differences; ``planned`` is the number of draws that either has, so it is complete only
-        where both cells have a value for every draw.
-    """
-    differences = [_difference(a.get(draw), b.get(draw)) for draw in sorted(a.keys() | b.keys(), key=repr)]
-    return summarise(differences, planned=len(differences))
-
-
 def rank(cells: Mapping[str, Summary], higher_is_better: bool) -> dict[str, int]:
     """Places from 1 among complete cells, by mean; equal means share a place, the others have none."""
     means = {name: cell.mean for name, cell in cells.items() if cell.complete and cell.mean is not None}
     sign = 1 if higher_is_better else -1
     return {name: 1 + sum(sign * other > sign * mean for other in means.values()) for name, mean in means.items()}
-
-
-def _difference(a: float | None, b: float | None) -> float | None:
-    return None if a is None or b is None else a - b
 
 
 def _present(values: Iterable[Any]) -> list[float]:

@@ -2,8 +2,8 @@
 
 Import-light on purpose: the study, the command line's help and Snakemake read these tables without torch.
 
-Every preset has nerfstudio's camera optimiser and appearance embedding off: poses come from the dataset, and pictures
-are compared with what the camera saw. A study turns either into an axis with an override.
+nerfstudio's camera optimiser and appearance embedding are not in these tables: the runner turns them off for every
+method, whether it has an entry or not.
 """
 
 from __future__ import annotations
@@ -18,8 +18,19 @@ Overrides = Mapping[str, Any]
 
 PRESETS = ("smoke", "laptop", "paper")
 _MODEL = "pipeline.model."
-_CAMERAS_FIXED = {f"{_MODEL}camera_optimizer.mode": "off"}
 _RAYS = "pipeline.datamanager.train_num_rays_per_batch"
+
+
+SCENE_NEEDS = {
+    "poses": "a pose for every picture",
+    "masks": "masks",
+    "depth": "depth maps",
+    "semantics": "semantic label maps",
+    "time": "a time for every picture of a moving scene",
+    "prompt": "a text prompt and a diffusion model in place of pictures",
+    "photo-collection": "a collection of photographs by many cameras, in nerfstudio's phototourism form",
+}
+"""What a method may need of a scene, in words for the reason of an infeasible cell."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +38,8 @@ class Method:
     """One method of nerfstudio's registry.
 
     Attributes:
-        needs: What a scene or machine must have: ``poses``, ``masks``, ``skeleton``, ``audio``, ``time``, ``gpu``,
-            ``tinycudann``, ``nerfacc`` and ``gsplat`` (their compiled CUDA parts).
+        needs: What the scene must have, of ``SCENE_NEEDS``, and the machine: ``gpu``, ``tinycudann``, ``nerfacc`` and
+            ``gsplat`` (their compiled CUDA parts).
         gives: What can be rendered or exported: ``rgb``, ``depth``, ``opacity``, ``normals``, ``mesh``, ``video``.
         presets: Dotted overrides by preset; ``paper`` is what nerfstudio or the publication trains with.
         base: Overrides under every preset.
@@ -56,11 +67,7 @@ def _proposal(levels: int, max_res: int, log2_size: int) -> dict[str, Any]:
     return {"hidden_dim": 16, "use_linear": True, **grid}
 
 
-_NERFACTO_BASE = {
-    **_CAMERAS_FIXED,
-    f"{_MODEL}use_appearance_embedding": False,
-    f"{_MODEL}implementation": "torch",
-}
+_TORCH = {f"{_MODEL}implementation": "torch"}
 # On a CPU every gather's gradient is as large as the table, so small tables, small batches and more steps win: at 40 s
 # of one core, 256 rays and 2^15 entries reach 23 dB where 1024 rays and 2^17 reach 18 (a ball on a floor, 160 x 120).
 _NERFACTO_SMALL = {
@@ -87,7 +94,7 @@ def _nerfacto_steps(steps: int, rays: int) -> dict[str, Any]:
 
 
 _NERFACTO = Method(
-    base=_NERFACTO_BASE,
+    base=_TORCH,
     presets={
         "smoke": {
             **_NERFACTO_SMALL,
@@ -155,7 +162,6 @@ _TENSORF_SMALL = {
     f"{_MODEL}num_samples": 24,
 }
 _TENSORF = Method(
-    base=_CAMERAS_FIXED,
     presets={
         "smoke": {
             **_TENSORF_SMALL,
@@ -182,13 +188,10 @@ _TENSORF = Method(
 _STEPS_ONLY = {"smoke": {"max_num_iterations": 20}, "laptop": {"max_num_iterations": 2000}, "paper": {}}
 _NGP = Method(
     needs=("poses", "gpu", "nerfacc"),
-    # nerfstudio 1.1.5 reads this switch the wrong way round here: True builds the field without an embedding.
-    base={f"{_MODEL}use_appearance_embedding": True},
     presets=_STEPS_ONLY,
 )
 _SPLAT = Method(
     needs=("poses", "gpu", "gsplat"),
-    base=_CAMERAS_FIXED,
     presets=_STEPS_ONLY,
     depth_is_z=True,
 )
@@ -200,8 +203,8 @@ _NEUS = Method(
 
 METHODS: dict[str, Method] = {
     "nerfacto": _NERFACTO,
-    "nerfacto-big": Method(base=_NERFACTO_BASE, presets={"paper": {}}),
-    "nerfacto-huge": Method(base=_NERFACTO_BASE, presets={"paper": {}}),
+    "nerfacto-big": Method(base=_TORCH, presets={"paper": {}}),
+    "nerfacto-huge": Method(base=_TORCH, presets={"paper": {}}),
     "mipnerf": _MIPNERF,
     "vanilla-nerf": _NERF,
     "tensorf": _TENSORF,
@@ -211,14 +214,15 @@ METHODS: dict[str, Method] = {
     "splatfacto-big": _SPLAT,
     "neus": _NEUS,
     "neus-facto": _NEUS,
+    "depth-nerfacto": Method(needs=("poses", "depth"), base=_TORCH, presets={"paper": {}}),
+    "dnerf": Method(needs=("poses", "time"), presets={"paper": {}}),
+    "generfacto": Method(needs=("prompt", "gpu"), presets={"paper": {}}),
+    "phototourism": Method(needs=("poses", "photo-collection"), base=_TORCH, presets={"paper": {}}),
+    "semantic-nerfw": Method(needs=("poses", "semantics"), presets={"paper": {}}),
 }
-"""Methods that Fieldbook has presets for."""
+"""nerfstudio's own methods."""
 
-OTHER_BUILTINS = ("depth-nerfacto", "dnerf", "generfacto", "phototourism", "semantic-nerfw")
-"""The rest of nerfstudio's own methods; they run with their own defaults."""
-
-NEEDS = {name: method.needs for name, method in METHODS.items()}
-GIVES = {name: method.gives for name, method in METHODS.items()}
+OTHER_BUILTINS = ()
 
 
 def method_entry(method: str) -> Method:

@@ -1,14 +1,10 @@
-"""What a report says about scenes, costs and files besides the numbers of the cells."""
+"""What a report says about scenes and progress besides the numbers of the cells."""
 
 from __future__ import annotations
 
-import statistics
-from pathlib import Path
-from typing import Any
-
 from fieldbook.layout import SceneFiles
-from reports.records import StudyRecord, read_optional
-from reports.text import NONE, gibibytes, plural, significant, vector
+from reports.records import read_optional
+from reports.text import NONE, plural, significant, vector
 
 AXIS_SOURCES = {
     "plane": "normal of the object plane",
@@ -73,36 +69,6 @@ def _split_facts(files: SceneFiles) -> list[tuple[str, str]]:
         return []
     test, pool = split.get("test", []), split.get("pool", [])
     return [("Test frames", f"{len(test)}: {', '.join(test)}"), ("Frames to train from", str(len(pool)))]
-
-
-def cost_table(study: StudyRecord, study_root: Path) -> list[dict[str, str]]:
-    """One row per stage over all jobs of the study, shared ones counted once; in the order they first ran."""
-    by_stage: dict[str, list[dict[str, Any]]] = {}
-    for ledger in sorted(_ledgers(study, study_root), key=lambda x: x.get("started_unix_s", 0)):
-        by_stage.setdefault(ledger["stage"], []).append(ledger)
-    return [_cost_row(stage, ledgers) for stage, ledgers in by_stage.items()]
-
-
-def _ledgers(study: StudyRecord, study_root: Path) -> list[dict[str, Any]]:
-    folders = [study.results.scene(scene).root for scene in study.scenes]
-    folders += [study_root, *study_root.glob("*/paths/*")]
-    folders += [run.stage_folder(stage) for run in study.runs for stage in ("poses", "dataset", "train")]
-    return [read_optional(p) for f in dict.fromkeys(folders) for p in sorted(f.glob("*.ledger.json"))]
-
-
-def _cost_row(stage: str, ledgers: list[dict[str, Any]]) -> dict[str, str]:
-    wall = [x["wall_s"] for x in ledgers]
-    gpu = [v for x in ledgers if (v := x.get("peak_gpu_bytes")) is not None]
-    return {
-        "stage": stage,
-        "jobs": str(len(ledgers)),
-        "total": f"{sum(wall):.1f}",
-        "median": f"{statistics.median(wall):.1f}",
-        "longest": f"{max(wall):.1f}",
-        "cpu": f"{sum(x['cpu_s'] for x in ledgers):.1f}",
-        "memory": gibibytes(max(x["peak_rss_bytes"] for x in ledgers)),
-        "gpu": gibibytes(max(gpu, default=None)),
-    }
 
 
 def headline(runs: list[dict[str, str]], cells: list[dict[str, str]]) -> str:

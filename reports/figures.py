@@ -162,6 +162,7 @@ def _curve_layout(
         "xaxis": {
             "title": {"text": "Training frames asked for"},
             "type": "log" if wide else "linear",
+            "range": _range(frames, wide),
             "tickvals": frames,
             "ticktext": ticks,
         },
@@ -169,6 +170,13 @@ def _curve_layout(
         "updatemenus": [menu] if len(metrics) > 1 else [],
         "annotations": _crosses(runs, wide),
     }
+
+
+def _range(frames: list[float], log: bool) -> list[float]:
+    """Ends of the axis: plotly would leave out counts that have nothing but an infeasible cross."""
+    low, high = (math.log10(f) if log else f for f in (frames[0], frames[-1]))
+    margin = 0.06 * (high - low) or 1.0
+    return [low - margin, high + margin]
 
 
 def _crosses(runs: Sequence[Row], log: bool) -> list[dict[str, Any]]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import datetime
-import os
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import jinja2
 import yaml
@@ -14,32 +12,20 @@ from plotly.offline import get_plotlyjs
 
 from fieldbook.files import write_text
 from fieldbook.layout import StudyFiles
-from reports.facts import cost_table, headline, scene_facts
+from fieldbook.status import OK
+from reports.cell_table import cell_table, dropped_frames, lpips_note
+from reports.costs import cost_table
+from reports.facts import headline, scene_facts
 from reports.figures import MAX_COST_BARS, Figure, cost_bars, frame_curve
+from reports.gallery import Gallery, page_size
 from reports.log import append_log_entry
-from reports.pictures import (
-    ERROR_CSS,
-    ERROR_GAIN,
-    MAX_TOTAL_CHARS,
-    chosen_views,
-    long_side_for,
-    pictures,
-    total_chars,
-)
-from reports.ranking import ranks, sorted_cells
-from reports.records import RunRecord, StudyRecord, load_study, read_optional
+from reports.pictures import ERROR_CSS, ERROR_GAIN
+from reports.provenance import href, run_provenance, version_facts
+from reports.ranking import ranking_words, single_run_note, sorted_cells
+from reports.records import StudyRecord, load_study
 from reports.space import scene_figure
 from reports.tables import read_tables
-from reports.text import (
-    AXIS_WORDS,
-    COST,
-    QUALITY,
-    TABLE_QUALITY,
-    axis_value,
-    label,
-    present,
-    shown_axes,
-)
+from reports.text import QUALITY, label, present, shown_axes
 
 Row = dict[str, str]
 
@@ -73,7 +59,8 @@ def report_context(study: StudyRecord, out: StudyFiles, runs: list[Row], cells: 
     """Everything the template shows; ``runs`` and ``cells`` are the rows of the tables."""
     axes = shown_axes(cells) if cells else []
     figures: dict[str, Figure] = {}
-    gallery = _Gallery(study, out, axes, _page_size(cells))
+    ok = {r["run"] for r in runs if r["state"] == OK}
+    gallery = Gallery([r for r in study.runs if r.entry["id"] in ok], out, axes, page_size(cells))
     scenes = []
     for index, name in enumerate(study.scenes):
         own_cells = sorted_cells([c for c in cells if c["scene"] == name])
@@ -91,7 +78,10 @@ def report_context(study: StudyRecord, out: StudyFiles, runs: list[Row], cells: 
                 "name": name,
                 "index": index,
                 "figures": ids,
-                "table": _cell_table(own_cells, axes),
+                "table": cell_table(own_cells, axes),
+                "ranking": ranking_words(own_cells),
+                "single_runs": single_run_note(own_cells),
+                "dropped": dropped_frames([r for r in study.runs if r.entry["scene"] == name], axes),
                 "facts": scene_facts(study.results.scene(name)),
                 "pictures": [g for c in own_cells if (g := gallery.of_cell(c))],
             }
@@ -106,107 +96,18 @@ def report_context(study: StudyRecord, out: StudyFiles, runs: list[Row], cells: 
         "unfinished": [r for r in runs if r["state"] == "missing"],
         "axes": axes,
         "label": label,
-        "costs": cost_table(study, out.root),
+        "costs": cost_table(study, out),
         "max_cost_bars": MAX_COST_BARS,
         "picture_count": gallery.count,
         "pictures_left_out": gallery.left_out,
         "error_css": ERROR_CSS,
         "error_gain": ERROR_GAIN,
-        "versions": _flat(study.content.get("versions", {})),
+        "lpips": lpips_note(runs),
+        "versions": version_facts(study),
         "config": yaml.safe_dump(study.content.get("config", {}), sort_keys=False, allow_unicode=True),
-        "tables": [(p.name, _href(p, out)) for p in (out.images_csv, out.runs_csv, out.cells_csv, out.resolved)],
-        "provenance": [_provenance(run, out) for run in study.runs],
+        "tables": [(p.name, href(p, out)) for p in (out.images_csv, out.runs_csv, out.cells_csv, out.resolved)],
+        "provenance": [run_provenance(run, out, run.entry["id"] in ok) for run in study.runs],
     }
-
-
-def _page_size(cells: list[Row]) -> int:
-    """Pixels per picture: six pictures for every cell that has a finished run."""
-    return long_side_for(6 * sum(c["n_runs"] != "0" for c in cells))
-
-
-class _Gallery:
-    """Pictures cell by cell, until the page's budget is spent."""
-
-    def __init__(self, study: StudyRecord, out: StudyFiles, axes: list[str], long_side: int):
-        self._runs: dict[str, list[RunRecord]] = {}
-        for run in study.runs:
-            self._runs.setdefault(run.entry["cell"], []).append(run)
-        self._out, self._axes, self._long_side = out, axes, long_side
-        self._chars = self.count = self.left_out = 0
-
-    def of_cell(self, cell: Row) -> dict[str, Any] | None:
-        """Label and pictures of a cell's first rendered run; None without one or beyond the budget."""
-        for run in self._runs[cell["cell"]]:
-            views = chosen_views(run, self._out)
-            if views:
-                return self._drawn(cell, run, [(v, pictures(v, self._long_side)) for v in views])
-        return None
-
-    def _drawn(self, cell: Row, run: RunRecord, views: list[Any]) -> dict[str, Any] | None:
-        chars = sum(total_chars(drawn) for _, drawn in views)
-        if self._chars + chars > MAX_TOTAL_CHARS:
-            self.left_out += 1
-            return None
-        self._chars += chars
-        self.count += sum(len(drawn) for _, drawn in views)
-        seed = f"seed {run.entry['seed']}, repeat {run.entry['repeat']}"
-        return {"label": label(cell, self._axes), "seed": seed, "views": views}
-
-
-def _cell_table(cells: list[Row], axes: list[str]) -> dict[str, Any]:
-    places = ranks(cells)
-    quality, cost = present(TABLE_QUALITY, cells), present(COST, cells)
-    return {
-        "headings": [AXIS_WORDS[a] for a in axes],
-        "quality": quality,
-        "cost": cost,
-        "rows": [
-            {
-                "place": places.get(cell["cell"]),
-                "axes": [(a, axis_value(cell, a)) for a in axes],
-                "registered": _registered(cell),
-                "cell": cell,
-                "quality": [m.parts(cell) for m in quality],
-                "cost": [m.parts(cell) for m in cost],
-            }
-            for cell in cells
-        ],
-    }
-
-
-def _registered(cell: Row) -> str:
-    found, asked = cell["registered_mean"], cell["requested_mean"]
-    return f"{float(found):g} / {float(asked):g}" if found and asked else ""
-
-
-def _href(path: Path, out: StudyFiles) -> str:
-    """Link from the report to a file, quoted, so that no name can be a scheme or leave the attribute."""
-    return "./" + quote(os.path.relpath(path, out.root).replace(os.sep, "/"))
-
-
-def _provenance(run: RunRecord, out: StudyFiles) -> dict[str, Any]:
-    checkpoint = read_optional(run.files.checkpoint_manifest)
-    places = {
-        "run": run.files.root,
-        "images.csv": run.files.images_csv,
-        "config.yml": run.files.config,
-        "dataset": run.dataset.root,
-        "poses": run.poses.root,
-    }
-    return {
-        "id": run.entry["id"],
-        "links": [(name, _href(path, out)) for name, path in places.items() if path.exists()],
-        "step": checkpoint.get("step", ""),
-        "sha256": (checkpoint.get("sha256") or "")[:12],
-    }
-
-
-def _flat(versions: Any, prefix: str = "") -> list[tuple[str, str]]:
-    if not isinstance(versions, dict):
-        return [(prefix, str(versions))]
-    return [
-        pair for key, value in versions.items() for pair in _flat(value, f"{prefix} {key}".replace("_", " ").strip())
-    ]
 
 
 def _environment() -> jinja2.Environment:

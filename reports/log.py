@@ -13,10 +13,11 @@ import yaml
 from fieldbook.files import write_text
 from fieldbook.layout import Results, StudyFiles
 from reports.facts import headline
-from reports.ranking import ranks, sorted_cells
+from reports.ranking import by_mask, ranking_words, ranks, single_run_note, sorted_cells
 from reports.records import StudyRecord, load_study
 from reports.tables import read_tables
-from reports.text import QUALITY, label, present, shown_axes
+from reports.text import QUALITY, label, plural, present, shown_axes
+from reports.versions import mixed_note, version_sets
 
 _HEADING = re.compile(r"^# (\d{4}-\d\d-\d\d) (.*)$")
 _UNSET = "not set"
@@ -110,7 +111,7 @@ def _body(
         _infeasible(cells),
         _difference(config, earlier),
         ["Files: " + ", ".join(f"`{out.root.name}/{p.name}`" for p in (out.report, out.cells_csv, out.runs_csv))],
-        _versions(study.content.get("versions", {})),
+        _versions(study),
         _config(config),
     ]
     return "\n" + "\n".join("\n".join(lines) + "\n" for lines in sections if lines)
@@ -119,11 +120,14 @@ def _body(
 def _best(study: StudyRecord, cells: list[dict[str, str]]) -> list[str]:
     lines = []
     for scene in study.scenes:
-        own = sorted_cells([c for c in cells if c["scene"] == scene])
-        if own and ranks(own).get(own[0]["cell"]) == 1:
-            values = "; ".join(f"{m.heading} {m.show(own[0])}" for m in present(QUALITY, own[:1]))
-            lines.append(f"- {_plain(scene)}: {_plain(label(own[0], shown_axes(cells)))}. {values}")
-    return ["Best complete cell of each scene, by PSNR on the test views:", "", *lines] if lines else []
+        for group in by_mask([c for c in cells if c["scene"] == scene]).values():
+            first = sorted_cells(group)[0]
+            if ranks(group).get(first["cell"]) == 1:
+                values = "; ".join(f"{m.heading} {m.show(first)}" for m in present(QUALITY, [first]))
+                lines.append(f"- {_plain(scene)}: {_plain(label(first, shown_axes(cells)))}. {values}")
+    note = single_run_note(cells)
+    heading = f"Best complete cell of each scene, {ranking_words(cells)}.{' ' + note if note else ''}"
+    return [heading, "", *lines] if lines else []
 
 
 def _infeasible(cells: list[dict[str, str]]) -> list[str]:
@@ -153,9 +157,14 @@ def _change(before: dict[str, str], now: dict[str, str], key: str) -> str:
     return f"{before.get(key, _UNSET)} → {now.get(key, _UNSET)}"
 
 
-def _versions(versions: dict[str, Any]) -> list[str]:
-    flat = _flatten(versions)
-    return ["Versions: " + ", ".join(f"{_plain(k)} {_plain(v)}" for k, v in flat.items())] if flat else []
+def _versions(study: StudyRecord) -> list[str]:
+    sets = version_sets(study.runs)
+    lines = [
+        f"- {plural(s.runs, 'run')}: " + ", ".join(f"{_plain(k)} {_plain(v)}" for k, v in s.versions.items())
+        for s in sets
+    ]
+    note = mixed_note(sets)
+    return [f"Versions that the runs were made with:{' ' + _plain(note) if note else ''}", "", *lines] if lines else []
 
 
 def _config(config: dict[str, Any]) -> list[str]:

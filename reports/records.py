@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fieldbook.files import read_json
 from fieldbook.layout import DatasetFiles, PoseFiles, Results, RunFiles, SceneFiles, ledger_path, status_path
-from fieldbook.status import OK, read_status
+from fieldbook.status import OK, Status, read_status
 
 MISSING = "missing"
+NO_MASK = "none"
+SCENE_STAGES = ("capture", "frames", "reference", "splits", "scene_frame")
 RUN_STAGES = ("poses", "dataset", "train", "render", "score")
 # Identity columns of every table, in this order; "run" is the run's id.
 CELL_COLUMNS = (
@@ -34,13 +37,18 @@ IDENTITY_COLUMNS = ("run", *CELL_COLUMNS, "seed", "repeat")
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run of ``study.json`` with the folders of everything it rests on."""
+    """One run of ``study.json`` with the folders of everything it rests on.
+
+    Attributes:
+        scene_stages: Stages of the scene that this run uses; the folder may hold those of other studies too.
+    """
 
     entry: dict[str, Any]
     files: RunFiles
     dataset: DatasetFiles
     poses: PoseFiles
     scene: SceneFiles
+    scene_stages: tuple[str, ...]
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -101,35 +109,45 @@ def load_study(results: Path, study_json: Path) -> StudyRecord:
             DatasetFiles(results / entry["dataset_dir"]),
             PoseFiles(results / entry["poses_dir"]),
             root.scene(entry["scene"]),
+            _scene_stages(entry, content.get("config", {}).get("long_side", 0)),
         )
         for entry in content["runs"]
     )
     return StudyRecord(root, content, runs)
 
 
+def _scene_stages(entry: dict[str, Any], long_side: int) -> tuple[str, ...]:
+    mask, sfm_mask = (entry.get(axis, NO_MASK) for axis in ("mask", "sfm_mask"))
+    sources = (f"mask-{name}" for name in dict.fromkeys((mask, sfm_mask)) if name != NO_MASK)
+    scaled = (f"images-{long_side}", *(() if mask == NO_MASK else (f"scaled-{mask}-{long_side}",)))
+    return (*SCENE_STAGES, *sources, *scaled)
+
+
 def outcome(run: RunRecord) -> Outcome:
-    """State of a run: infeasible by the first stage that says so, ok once it is scored, else missing."""
-    score = status_path(run.files.root, "score")
-    if score.exists() and read_status(score).ok:
-        return Outcome(OK)
-    for path in _status_chain(run):
-        if path.exists() and not (status := read_status(path)).ok:
+    """State of a run: infeasible by the first stage that says so, ok once every stage is, else missing.
+
+    Files of an earlier, successful training may still lie in the folder of a run that is not ok.
+    """
+    scene = _statuses((stage, run.scene.root) for stage in run.scene_stages)
+    own = _statuses((stage, run.stage_folder(stage)) for stage in RUN_STAGES)
+    for status in (*scene.values(), *own.values()):
+        if not status.ok:
             return Outcome(status.state, status.stage, status.reason)
-    done = [s for s in RUN_STAGES if status_path(run.stage_folder(s), s).exists()]
-    waiting = next((s for s in RUN_STAGES if s not in done), "score")
+    waiting = next((s for s in RUN_STAGES if s not in own), None)
+    if waiting is None:
+        return Outcome(OK)
     return Outcome(MISSING, waiting, f"not finished: no result of the stage {waiting!r} yet")
 
 
-def _status_chain(run: RunRecord) -> list[Path]:
-    own = {f"mask-{run.entry[axis]}" for axis in ("mask", "sfm_mask")}
-    scene = [p for p in sorted(run.scene.root.glob("*.status.json")) if _concerns(p, own)]
-    return scene + [status_path(run.stage_folder(stage), stage) for stage in RUN_STAGES]
+def _statuses(stages: Iterable[tuple[str, Path]]) -> dict[str, Status]:
+    found = {stage: optional_status(folder, stage) for stage, folder in stages}
+    return {stage: status for stage, status in found.items() if status}
 
 
-def _concerns(path: Path, own: set[str]) -> bool:
-    """Stages of the whole scene concern every run; a mask that cannot be made spoils only the runs that use it."""
-    stage = path.name.removesuffix(".status.json")
-    return "-" not in stage or stage in own
+def optional_status(folder: Path, stage: str) -> Status | None:
+    """How a stage ended, or None before it has."""
+    path = status_path(folder, stage)
+    return read_status(path) if path.exists() else None
 
 
 def read_optional(path: Path) -> dict[str, Any]:

@@ -8,43 +8,30 @@ from __future__ import annotations
 
 import csv
 import io
-import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.protocol import MASKED_COLUMNS, METRIC_COLUMNS
-from eval.statistics import run_means, summarise
+from eval.statistics import summarise
 from fieldbook.errors import UserError
 from fieldbook.files import write_text
 from fieldbook.layout import StudyFiles
 from fieldbook.status import INFEASIBLE, OK
+from reports.pose_numbers import POSE_COLUMNS
 from reports.records import (
     CELL_COLUMNS,
     IDENTITY_COLUMNS,
     MISSING,
     RUN_STAGES,
-    RunRecord,
     StudyRecord,
     load_study,
     mean,
     number,
     outcome,
     read_csv,
-    read_ledgers,
-    read_optional,
 )
+from reports.run_rows import METRICS, metric_column, run_row
 
-METRICS = (*METRIC_COLUMNS, *MASKED_COLUMNS)
-
-_POSE_COLUMNS = (
-    "requested",
-    "registered",
-    "focal_ratio",
-    "gap_ratio",
-    "residual_rotation_median_deg",
-    "residual_centre_median",
-)
 _NOVELTY_COLUMNS = ("test_nearest_angle_deg", "novel_nearest_angle_deg")
 _SPEED_COLUMNS = (
     "train_rays_per_s",
@@ -63,20 +50,20 @@ _COST_COLUMNS = (
 def value_columns(study: StudyRecord) -> tuple[str, ...]:
     """Columns of ``runs.csv`` that ``cells.csv`` averages over runs, in their order."""
     groups = ("test", "novel", *(f"cone:{name}" for name in study.paths))
-    metrics = tuple(_metric_column(group, metric) for group in groups for metric in METRICS)
+    metrics = tuple(metric_column(group, metric) for group in groups for metric in METRICS)
     return metrics + _NOVELTY_COLUMNS + _SPEED_COLUMNS + _COST_COLUMNS
 
 
 def run_columns(study: StudyRecord) -> tuple[str, ...]:
     """Header of ``runs.csv``."""
-    head = (*IDENTITY_COLUMNS, "state", "stage", "reason", *_POSE_COLUMNS)
+    head = (*IDENTITY_COLUMNS, "state", "stage", "reason", "commit", "lpips", *POSE_COLUMNS)
     return (*head, "step", "test_views", "novel_views", *value_columns(study), "dir")
 
 
 def cell_columns(study: StudyRecord) -> tuple[str, ...]:
     """Header of ``cells.csv``: identity, counts, then mean, 95 % interval and number of runs per value."""
     head = (*CELL_COLUMNS, "n_runs", "planned", "complete", "infeasible", "missing", "stage", "reason")
-    poses = tuple(f"{c}_mean" for c in _POSE_COLUMNS)
+    poses = tuple(f"{c}_mean" for c in POSE_COLUMNS)
     parts = ("mean", "lo95", "hi95", "n")
     return (*head, *poses, *(f"{c}_{part}" for c in value_columns(study) for part in parts))
 
@@ -96,8 +83,12 @@ def make_tables(results: Path, study_json: Path, out: StudyFiles) -> dict[str, A
         UserError: ``study_json`` is missing or is not JSON.
     """
     study = load_study(results, study_json)
-    images = {run.entry["id"]: read_csv(run.files.images_csv) for run in study.runs}
-    runs = [run_row(run, images[run.entry["id"]]) for run in study.runs]
+    ends = {run.entry["id"]: outcome(run) for run in study.runs}
+    images = {
+        run.entry["id"]: read_csv(run.files.images_csv) if ends[run.entry["id"]].state == OK else []
+        for run in study.runs
+    }
+    runs = [run_row(run, ends[run.entry["id"]], images[run.entry["id"]]) for run in study.runs]
     cells = cell_rows(runs, value_columns(study))
     _write_csv(out.images_csv, *_image_table(study, images))
     _write_csv(out.runs_csv, run_columns(study), runs)
@@ -110,24 +101,6 @@ def make_tables(results: Path, study_json: Path, out: StudyFiles) -> dict[str, A
         "cells": len(cells),
         "complete_cells": sum(c["complete"] for c in cells),
     }
-
-
-def run_row(run: RunRecord, images: list[dict[str, str]]) -> dict[str, Any]:
-    """One row of ``runs.csv``: means over the images of the last step that was scored."""
-    end = outcome(run)
-    row = run.identity | {
-        "state": end.state,
-        "stage": end.stage,
-        "reason": end.reason,
-        "dir": run.entry["dir"],
-    }
-    row |= _pose_numbers(read_optional(run.poses.poses)) | _cost_numbers(run)
-    if end.state != OK:
-        return row
-    last = _last_step(images)
-    test = [r for r in last if r["split"] == "test"]
-    novel = [r for r in last if r["split"] != "test"]
-    return row | _metric_means(test, novel) | _image_numbers(test, novel)
 
 
 def cell_rows(runs: list[dict[str, Any]], values: Iterable[str]) -> list[dict[str, Any]]:
@@ -151,7 +124,7 @@ def _cell_row(rows: list[dict[str, Any]], values: Sequence[str]) -> dict[str, An
         "stage": "; ".join(dict.fromkeys(r["stage"] for r in failed)),
         "reason": "; ".join(dict.fromkeys(r["reason"] for r in failed)),
     }
-    row |= {f"{c}_mean": mean([number(r, c) for r in rows]) for c in _POSE_COLUMNS}
+    row |= {f"{c}_mean": mean([number(r, c) for r in rows]) for c in POSE_COLUMNS}
     for column in values:
         row |= _summary(column, finished, len(rows))
     return row
@@ -161,57 +134,6 @@ def _summary(column: str, rows: list[dict[str, Any]], planned: int) -> dict[str,
     summary = summarise([number(r, column) for r in rows], planned)
     parts = {"mean": summary.mean, "lo95": summary.low, "hi95": summary.high, "n": summary.count}
     return {f"{column}_{part}": value for part, value in parts.items()}
-
-
-def _metric_column(group: str, metric: str) -> str:
-    return f"{group}:{metric}" if group.startswith("cone:") else f"{group}_{metric}"
-
-
-def _metric_means(test: list[dict[str, str]], novel: list[dict[str, str]]) -> dict[str, float | None]:
-    """Means over the views that have a true image: of the test, of each path, and of all paths together."""
-    groups = [r | {"split": "test"} for r in test]
-    groups += [r | {"split": split} for r in novel for split in ("novel", f"cone:{r['split']}")]
-    means = run_means([r for r in groups if r["has_truth"] == "1"], METRICS)
-    return {_metric_column(group, m): value.mean for group, part in means.items() for m, value in part.items()}
-
-
-def _last_step(images: list[dict[str, str]]) -> list[dict[str, str]]:
-    last = max((number(r, "step") or 0 for r in images), default=0)
-    return [r for r in images if (number(r, "step") or 0) == last]
-
-
-def _pose_numbers(poses: dict[str, Any]) -> dict[str, Any]:
-    alignment = poses.get("alignment") or {}
-    return {c: poses.get(c) for c in _POSE_COLUMNS[:4]} | {
-        "residual_rotation_median_deg": alignment.get("rotation_median_deg"),
-        "residual_centre_median": alignment.get("centre_median"),
-    }
-
-
-def _cost_numbers(run: RunRecord) -> dict[str, Any]:
-    ledgers = read_ledgers(run)
-    row: dict[str, Any] = {f"wall_s:{stage}": ledger["wall_s"] for stage, ledger in ledgers.items()}
-    row |= {f"cpu_s:{stage}": ledger["cpu_s"] for stage, ledger in ledgers.items()}
-    for column in ("peak_rss_bytes", "peak_gpu_bytes"):
-        row[column] = max((v for x in ledgers.values() if (v := x.get(column)) is not None), default=None)
-    speeds = [v for r in read_csv(run.files.train_log) if (v := number(r, "rays_per_s")) is not None]
-    # The first logged steps pay for warm-up and compilation; the median does not mind them.
-    row["train_rays_per_s"] = statistics.median(speeds) if speeds else None
-    row["step"] = read_optional(run.files.checkpoint_manifest).get("step")
-    return row
-
-
-def _image_numbers(test: list[dict[str, str]], novel: list[dict[str, str]]) -> dict[str, Any]:
-    seconds, rays = (sum(number(r, c) or 0 for r in test + novel) for c in ("seconds", "rays"))
-    return {
-        "test_views": len(test),
-        "novel_views": len(novel),
-        "test_nearest_angle_deg": mean([number(r, "nearest_angle_deg") for r in test]),
-        "novel_nearest_angle_deg": mean([number(r, "nearest_angle_deg") for r in novel]),
-        "seconds_per_test_view": mean([number(r, "seconds") for r in test]),
-        "seconds_per_novel_view": mean([number(r, "seconds") for r in novel]),
-        "render_rays_per_s": rays / seconds if seconds else None,
-    }
 
 
 def _image_table(

@@ -128,6 +128,7 @@ COST = (
     Metric("peak_rss_bytes", "Peak memory", "host", "GiB", higher_is_better=False, scale=1 / 2**30),
 )
 RANKED_BY = QUALITY[0]
+RANKED_BY_IN_MASK = next(m for m in QUALITY if m.column == "test_masked_psnr_float")
 
 
 def present(metrics: Iterable[Metric], cells: Sequence[dict[str, str]]) -> list[Metric]:

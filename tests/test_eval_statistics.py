@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from eval.statistics import Summary, paired, rank, run_means, summarise
+from eval.statistics import Summary, rank, run_means, summarise
 
 finite = st.floats(-100, 100)
 
@@ -77,29 +77,6 @@ def test_empty_cells_are_left_out_of_a_run_mean_and_show():
     assert (cells["b"].mean, cells["b"].count, cells["b"].views, cells["b"].complete) == (None, 0, 2, False)
     partial = run_means([*rows, {"split": "test", "a": None, "b": 4.0}], ["b"])["test"]["b"]
     assert (partial.mean, partial.complete) == (4.0, False)
-
-
-@given(st.dictionaries(st.integers(0, 8), finite), st.dictionaries(st.integers(0, 8), finite))
-def test_paired_differences_use_shared_draws_only(a, b):
-    cell = paired(a, b)
-    shared = [a[d] - b[d] for d in range(9) if d in a and d in b]
-    assert cell.count == len(shared)
-    assert cell.planned == len({*a, *b})
-    assert cell.complete == (bool(a) and a.keys() == b.keys())
-    if shared:
-        assert cell.mean == pytest.approx(sum(shared) / len(shared), abs=1e-9)
-
-
-def test_pairing_removes_what_the_draws_share():
-    draws = {k: 20.0 + 5 * k for k in range(4)}
-    better = {k: v + 0.5 + 0.01 * k for k, v in draws.items()}
-    cell = paired(better, draws)
-    assert cell.low is not None
-    assert cell.low > 0.4, "unpaired, a spread of 15 dB would drown half a decibel"
-
-
-def test_paired_infinite_values_count_as_missing_where_both_are():
-    assert paired({0: math.inf, 1: 2.0}, {0: math.inf, 1: 1.0}).count == 1
 
 
 def test_only_complete_cells_are_ranked_and_equal_means_share_a_place():

@@ -36,6 +36,12 @@ def read_scene(data: Path) -> dict[str, Any]:
     return read_json(path.parent / name)
 
 
+def scene_gives(data: Path) -> frozenset[str]:
+    """What the dataset at ``data`` has for a method, of ``methods.presets.SCENE_NEEDS``: poses, and perhaps masks."""
+    frames = read_json(transforms_path(data))["frames"]
+    return frozenset({"poses", "masks"} if any("mask_path" in f for f in frames) else {"poses"})
+
+
 def scene_box(scene: dict[str, Any]) -> SceneBox:
     """Axis-aligned cube that holds the scene's bounds and its point of interest.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -20,7 +22,8 @@ def apply_overrides(config: Any, overrides: Mapping[str, Any]) -> None:
 
     Args:
         config: A nerfstudio ``TrainerConfig`` (or any nest of dataclasses and dicts).
-        overrides: Values by dotted key; lists stand for tuples and strings for paths.
+        overrides: Values by dotted key; lists stand for tuples, strings for paths, and a string like ``1e-3``, which
+            is how PyYAML reads that number, for the number.
 
     Raises:
         UserError: A key names no field, or a value does not have the field's type.
@@ -89,14 +92,18 @@ def _fit(value: Any, hint: Any, key: str) -> Any:
 
 
 _MISFIT = object()
+# YAML 1.1, which PyYAML reads, wants a point in a number with an exponent: 1e-3 arrives as a string.
+_EXPONENT_FORM = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 
 def _convert(value: Any, hint: Any) -> Any:
     origin = get_origin(hint)
     if hint is Any or isinstance(hint, typing.TypeVar):
-        return value
+        return _plain(value)
     if origin in (Union, types.UnionType):
-        tried = (_convert(value, option) for option in get_args(hint))
+        # Numbers last: what could be one stays a string where the field takes strings too.
+        options = sorted(get_args(hint), key=lambda o: isinstance(value, str) and o in (int, float))
+        tried = (_convert(value, option) for option in options)
         return next((fitted for fitted in tried if fitted is not _MISFIT), _MISFIT)
     if origin is typing.Annotated:
         return _convert(value, get_args(hint)[0])
@@ -104,9 +111,30 @@ def _convert(value: Any, hint: Any) -> Any:
         return value if any(value == a and type(value) is type(a) for a in get_args(hint)) else _MISFIT
     if origin is tuple or hint is tuple:
         return _convert_tuple(value, get_args(hint))
-    if origin in (list, dict) or hint in (list, dict):
-        return value if isinstance(value, origin or hint) else _MISFIT
+    if list in (origin, hint):
+        return _convert_list(value, *(get_args(hint) or (Any,)))
+    if dict in (origin, hint):
+        return _convert_dict(value, *(get_args(hint) or (Any, Any)))
     return _convert_plain(value, hint)
+
+
+def _plain(value: Any) -> Any:
+    """A copy that shares nothing with a table of presets and holds no subclasses of list and dict."""
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    return {k: _plain(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def _convert_list(value: Any, item: Any) -> Any:
+    fitted = [_convert(v, item) for v in value] if isinstance(value, list) else [_MISFIT]
+    return _MISFIT if _MISFIT in fitted else fitted
+
+
+def _convert_dict(value: Any, _: Any, item: Any) -> Any:
+    if not isinstance(value, dict):
+        return _MISFIT
+    fitted = {k: _convert(v, item) for k, v in value.items()}
+    return _MISFIT if _MISFIT in fitted.values() else fitted
 
 
 def _convert_tuple(value: Any, items: tuple[Any, ...]) -> Any:
@@ -127,11 +155,21 @@ def _convert_plain(value: Any, hint: Any) -> Any:
         return None if value is None else _MISFIT
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if hint in (int, float) and isinstance(value, str):
+        return _number(value, hint)
     if isinstance(hint, type) and issubclass(hint, Path) and isinstance(value, str):
         return Path(value)
     if isinstance(value, bool) and hint is not bool:
         return _MISFIT
     return value if isinstance(hint, type) and isinstance(value, hint) else _MISFIT
+
+
+def _number(text: str, kind: type[int] | type[float]) -> Any:
+    """``1e-3`` as a number; every other string stays a mistake, also one that a user put into quotes on purpose."""
+    number = float(text) if _EXPONENT_FORM.fullmatch(text) else math.inf
+    if not math.isfinite(number) or (kind is int and not number.is_integer()):
+        return _MISFIT
+    return kind(number)
 
 
 def _spell(hint: Any) -> str:

@@ -16,29 +16,26 @@ import yaml
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from PIL import Image
 
-from camera_paths.formats import CameraPath, read_camera_path, view_names
+from camera_paths.formats import read_camera_path
 from camera_paths.video import write_mp4
 from data.poses import Camera
 from fieldbook.errors import UserError
-from fieldbook.files import atomic_dir, read_json, write_json
+from fieldbook.files import atomic_dir, write_json
 from fieldbook.layout import DatasetFiles, RunFiles
 from methods.presets import method_entry
 from methods.runner.checkpoint import read_checkpoint
-from methods.runner.dataparser import frames_of_split
+from methods.runner.needs import check_machine
 from methods.runner.offline import quiet, without_downloads
 from methods.runner.progress import Progress
-from methods.runner.setup import out_of_memory_is_infeasible, resolve_device, seed_everything, set_threads
+from methods.runner.setup import (
+    out_of_memory_is_infeasible,
+    resolve_device,
+    seed_everything,
+    set_threads,
+)
+from methods.runner.views import Planes, View, held_out_views, path_views
 
 CPU_CHUNK = 4096  # rays; a GPU's 32768 would take gigabytes of intermediate features on a host
-
-
-@dataclass(frozen=True)
-class View:
-    """A picture to render: its name, camera and pose ``scene_from_camera`` ``[4, 4]`` (OpenGL)."""
-
-    name: str
-    camera: Camera
-    pose: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ def render(run: RunFiles, dataset: DatasetFiles, paths: Mapping[str, Path], spec
 
     Raises:
         UserError: The run has no checkpoint, or a path file is not one.
-        Infeasible: Out of memory.
+        Infeasible: Out of memory, or the machine lacks what the method needs.
     """
     set_threads(spec.get("torch_threads"))
     jobs: list[tuple[Path, list[View], Path | None, float]] = [(run.test, held_out_views(dataset), None, 0.0)]
@@ -85,22 +82,6 @@ def render(run: RunFiles, dataset: DatasetFiles, paths: Mapping[str, Path], spec
         with Progress(f"render {model.method}", total, "view") as progress:
             records = [r for job in jobs for r in _render_folder(model, *job, progress)]
     return {"views": len(records), "rays": sum(r["rays"] for r in records), **_speed(records)}
-
-
-def held_out_views(dataset: DatasetFiles) -> list[View]:
-    """Cameras of the test list, named after their frames."""
-    return [_view_of_frame(f) for f in frames_of_split(read_json(dataset.transforms), "test")]
-
-
-def _view_of_frame(frame: dict[str, Any]) -> View:
-    camera = Camera(frame["w"], frame["h"], frame["fl_x"], frame["fl_y"], frame["cx"], frame["cy"])
-    return View(Path(frame["file_path"]).stem, camera, np.array(frame["transform_matrix"], dtype=np.float64))
-
-
-def path_views(path: CameraPath) -> list[View]:
-    """Views of a camera path, ``view_000`` and so on."""
-    names = view_names(len(path.poses))
-    return [View(n, c, p) for n, c, p in zip(names, path.cameras, path.poses, strict=True)]
 
 
 class LoadedModel:
@@ -117,6 +98,7 @@ class LoadedModel:
             raise UserError(f"no {run.config}; train the run first with `fieldbook train`")
         config = yaml.load(run.config.read_text(encoding="utf-8"), Loader=yaml.Loader)  # our own file
         self.method, self.device = config.method_name, resolve_device(device)
+        check_machine(self.method, self.device)
         datamanager = config.pipeline.datamanager
         datamanager.data = datamanager.dataparser.data = dataset.transforms
         if self.device == "cpu":
@@ -129,24 +111,11 @@ class LoadedModel:
         self.step = int(state["step"])
         pipeline.load_pipeline(state["pipeline"], self.step)
         self.model = pipeline.eval().model
-        self._near = self._fix_near()
-
-    def _fix_near(self) -> float | None:
-        # nerfstudio's collider drops the near plane to 0 outside training, where no ray was ever supervised: what
-        # floats there would be rendered. Keep the plane the run was trained with.
-        collider = getattr(self.model, "collider", None)
-        if collider is None or not hasattr(collider, "reset_near_plane"):
-            return None
-        collider.reset_near_plane = False
-        return float(collider.near_plane)
+        self.planes = Planes(self.model)
 
     def picture(self, view: View) -> Picture:
         """Render one view."""
-        if self._near is not None:
-            # A view nearer to the point of interest than the cameras (they stand at 1) takes the plane with it,
-            # else the object itself would be cut away.
-            distance = float(np.linalg.norm(view.pose[:3, 3]))
-            self.model.collider.near_plane = self._near * min(1.0, distance)
+        self.planes.follow(view)
         cameras = _cameras(view).to(self.device)
         started = self._now()
         with torch.no_grad():

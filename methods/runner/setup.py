@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,12 +17,14 @@ from nerfstudio.configs.method_configs import all_methods
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager
 from nerfstudio.data.datamanagers.parallel_datamanager import ParallelDataManager
 from nerfstudio.engine.trainer import TrainerConfig
+from nerfstudio.models.instant_ngp import InstantNGPModelConfig
 
 from fieldbook.errors import Infeasible, UserError, nearest
 from fieldbook.layout import DatasetFiles, RunFiles
-from methods.presets import method_entry, preset_overrides
+from methods.presets import preset_overrides
 from methods.runner.config import FieldbookDataParserConfig
-from methods.runner.dataparser import read_scene
+from methods.runner.dataparser import read_scene, scene_gives
+from methods.runner.needs import check_needs
 from methods.runner.overrides import apply_overrides
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -58,18 +59,34 @@ def resolve_device(asked: str) -> Literal["cpu", "cuda"]:
     return "cuda"
 
 
-def check_needs(method: str, device: str) -> None:
-    """Check what the method needs of the machine.
+def fix_cameras_and_appearance(model: Any) -> None:
+    """Turn camera optimiser and appearance embedding off, wherever a model's config has them.
 
-    Raises:
-        Infeasible: A GPU or a compiled package is missing.
+    Poses come from the dataset, and pictures are compared with what the camera saw. A study turns either into an axis
+    with an override.
+
+    Args:
+        model: nerfstudio ``ModelConfig``, changed in place.
     """
-    needs = method_entry(method).needs
-    if "tinycudann" in needs and importlib.util.find_spec("tinycudann") is None:
-        raise Infeasible(f"{method} needs tiny-cuda-nn, which no package registry has; build it from source")
-    if "gpu" in needs and device != "cuda":
-        kernels = next((f" ({k}'s kernels)" for k in ("gsplat", "nerfacc") if k in needs), "")
-        raise Infeasible(f"{method} needs a CUDA GPU{kernels}; the device is {device}", {"device": device})
+    cameras: Any = getattr(model, "camera_optimizer", None)
+    if hasattr(cameras, "mode"):
+        cameras.mode = "off"
+    _without_appearance(model)
+
+
+def _without_appearance(config: Any) -> None:
+    names = [f.name for f in fields(config)]
+    if "use_appearance_embedding" in names:
+        # nerfstudio 1.1.5's instant-ngp reads the switch the wrong way round: True builds no embedding.
+        config.use_appearance_embedding = isinstance(config, InstantNGPModelConfig)
+    else:
+        for name in ("appearance_embed_dim", "appearance_embedding_dim"):
+            if name in names:
+                setattr(config, name, 0)
+    for name in names:
+        part = getattr(config, name)
+        if is_dataclass(part) and not isinstance(part, type):
+            _without_appearance(part)
 
 
 def apply_scene_bounds(config: Any, scene: dict[str, Any]) -> None:
@@ -112,7 +129,7 @@ def _place(config: TrainerConfig, run: RunFiles, method: str) -> None:
 
 
 def build_config(run: RunFiles, dataset: DatasetFiles, spec: dict[str, Any]) -> TrainerConfig:
-    """Resolve a run's spec: nerfstudio's defaults, preset, scene bounds, then the study's overrides.
+    """Resolve a run's spec: nerfstudio's defaults, fixed cameras, preset, scene bounds, then the study's overrides.
 
     Args:
         run: The run's files; its folder becomes nerfstudio's base folder.
@@ -121,12 +138,12 @@ def build_config(run: RunFiles, dataset: DatasetFiles, spec: dict[str, Any]) -> 
 
     Raises:
         UserError: Unknown method, preset, device or override.
-        Infeasible: The method cannot run on this machine.
+        Infeasible: The method cannot run on this scene or machine.
     """
     method = spec["method"]
     config = method_config(method)
     device = resolve_device(spec.get("device", "auto"))
-    check_needs(method, device)
+    check_needs(method, device, scene_gives(dataset.transforms))
     _place(config, run, method)
     config.vis, config.machine.seed, config.machine.device_type = "tensorboard", spec.get("seed", 0), device
     config.data = None
@@ -136,6 +153,7 @@ def build_config(run: RunFiles, dataset: DatasetFiles, spec: dict[str, Any]) -> 
     datamanager.data = dataset.transforms
     if hasattr(datamanager, "train_cameras_sampling_seed"):  # whole-image methods shuffle with a seed of their own
         datamanager.train_cameras_sampling_seed = config.machine.seed
+    fix_cameras_and_appearance(config.pipeline.model)
     apply_overrides(config, preset_overrides(method, spec.get("preset", "paper")))
     apply_scene_bounds(config, read_scene(dataset.transforms))
     apply_overrides(config, spec.get("overrides", {}))

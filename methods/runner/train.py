@@ -17,9 +17,10 @@ from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import TrainerConfig
 
 from fieldbook.errors import Infeasible
-from fieldbook.files import write_json, write_text
+from fieldbook.files import sha256_file, write_json, write_text
 from fieldbook.layout import DatasetFiles, RunFiles
 from fieldbook.versions import versions
+from methods.presets import method_entry
 from methods.runner.checkpoint import save_checkpoint, write_manifest
 from methods.runner.offline import quiet, without_downloads
 from methods.runner.progress import Progress, TrainLog
@@ -61,7 +62,7 @@ def train(run: RunFiles, dataset: DatasetFiles, spec: dict[str, Any]) -> dict[st
     trainer = _Trainer(config, run)
     with out_of_memory_is_infeasible(trainer.where), quiet(), reproducible(trainer.device):
         trainer.build()
-        _describe(run, spec, config, threads)
+        _describe(run, dataset, spec, config, threads)
         numbers = trainer.loop()
     return {**numbers, "device": device_name(config.machine.device_type), "torch_threads": threads}
 
@@ -211,13 +212,17 @@ class _Meter:
         }
 
 
-def _describe(run: RunFiles, spec: dict[str, Any], config: TrainerConfig, threads: int) -> None:
-    """Write ``config.yml`` (nerfstudio's form) and ``run.json`` (plain)."""
+def _describe(run: RunFiles, dataset: DatasetFiles, spec: dict[str, Any], config: TrainerConfig, threads: int) -> None:
+    """Write ``config.yml`` (nerfstudio's form) and ``run.json`` (plain): everything that defines the run."""
+    method = method_entry(spec["method"])
     write_text(run.config, yaml.dump(config))
     write_json(
         run.run,
         {
             "spec": plain_config(spec),
+            "needs": list(method.needs),
+            "gives": list(method.gives),
+            "transforms_sha256": sha256_file(dataset.transforms),
             "config": plain_config(config),
             "versions": versions(),
             "device": device_name(config.machine.device_type),
