@@ -123,9 +123,10 @@ def _from_subset(
     options = SfmOptions.from_spec(sfm, mapper=request.mapper, seed=request.sfm_seed, camera_model=CENTRED_PINHOLE)
     masks = None if request.sfm_mask == "none" else files.masks(request.sfm_mask)
     result = reconstruct(files.frames, names, pose_files.sfm, options, masks)
-    _require(len(result.poses), len(names), "COLMAP registered", {"unregistered": result.unregistered})
+    registered = {"registered": len(result.poses), "unregistered": result.unregistered}
+    _require(len(result.poses), len(names), "COLMAP registered", registered)
     alignment = align_poses(cameras, result.poses, unit=1.0, rule=_rule(sfm))
-    _require(len(alignment.kept), len(names), "the reference agrees with", alignment.summary())
+    _require(len(alignment.kept), len(names), "the reference agrees with", registered | alignment.summary())
     scene_from_model = alignment.fixed_from_moving
     points, colours = colmap.model_points(result.model)
     return _Found(
@@ -149,7 +150,7 @@ def _require(left: int, requested: int, what: str, numbers: dict[str, Any]) -> N
     needed = max(2, ceil(MIN_SHARE * requested))
     if left < needed:
         reason = f"{what} {left} of {requested} frames, fewer than {needed}"
-        raise Infeasible(reason, {"requested": requested, "registered": left, "needed": needed, **numbers})
+        raise Infeasible(reason, {"requested": requested, "left": left, "needed": needed, **numbers})
 
 
 def _own_camera(result: SfmResult) -> Camera:

@@ -28,9 +28,9 @@ ALIGNMENT_LIMITS = ("max_rotation_residual_deg", "max_centre_residual")
 
 def make(config: dict[str, Any]) -> Study:
     """Expand a config, with the methods known here and their presets."""
-    from methods.presets import METHODS, OTHER_BUILTINS, preset_overrides
+    from methods.presets import METHODS, preset_overrides
 
-    known = {*METHODS, *OTHER_BUILTINS, *plugin_methods()}
+    known = {*METHODS, *plugin_methods()}
 
     def resolve(method: str, preset: str, overrides: dict[str, Any]) -> dict[str, Any]:
         if method not in known:

@@ -214,15 +214,13 @@ METHODS: dict[str, Method] = {
     "splatfacto-big": _SPLAT,
     "neus": _NEUS,
     "neus-facto": _NEUS,
-    "depth-nerfacto": Method(needs=("poses", "depth"), base=_TORCH, presets={"paper": {}}),
-    "dnerf": Method(needs=("poses", "time"), presets={"paper": {}}),
-    "generfacto": Method(needs=("prompt", "gpu"), presets={"paper": {}}),
-    "phototourism": Method(needs=("poses", "photo-collection"), base=_TORCH, presets={"paper": {}}),
-    "semantic-nerfw": Method(needs=("poses", "semantics"), presets={"paper": {}}),
+    "depth-nerfacto": Method(needs=("poses", "depth"), base=_TORCH, presets=_STEPS_ONLY),
+    "dnerf": Method(needs=("poses", "time"), presets=_STEPS_ONLY),
+    "generfacto": Method(needs=("prompt", "gpu"), presets=_STEPS_ONLY),
+    "phototourism": Method(needs=("poses", "photo-collection"), base=_TORCH, presets=_STEPS_ONLY),
+    "semantic-nerfw": Method(needs=("poses", "semantics"), presets=_STEPS_ONLY),
 }
 """nerfstudio's own methods."""
-
-OTHER_BUILTINS = ()
 
 
 def method_entry(method: str) -> Method:

@@ -163,8 +163,7 @@ def _versions(study: StudyRecord) -> list[str]:
         f"- {plural(s.runs, 'run')}: " + ", ".join(f"{_plain(k)} {_plain(v)}" for k, v in s.versions.items())
         for s in sets
     ]
-    note = mixed_note(sets)
-    return [f"Versions that the runs were made with:{' ' + _plain(note) if note else ''}", "", *lines] if lines else []
+    return [f"Versions that the runs were made with. {_plain(mixed_note(sets))}".rstrip(), "", *lines] if lines else []
 
 
 def _config(config: dict[str, Any]) -> list[str]:

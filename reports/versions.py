@@ -32,12 +32,9 @@ def run_versions(run: RunRecord) -> dict[str, str]:
 
 def version_sets(runs: Iterable[RunRecord]) -> list[VersionSet]:
     """Every distinct combination, the most used first; runs that recorded none are left out."""
-    counts: dict[tuple[tuple[str, str], ...], int] = {}
-    for versions in filter(None, map(run_versions, runs)):
-        key = tuple(versions.items())
-        counts[key] = counts.get(key, 0) + 1
-    found = [VersionSet(dict(key), count) for key, count in counts.items()]
-    return sorted(found, key=lambda s: -s.runs)
+    recorded = [v for v in map(run_versions, runs) if v]
+    distinct = [v for i, v in enumerate(recorded) if v not in recorded[:i]]
+    return sorted((VersionSet(v, recorded.count(v)) for v in distinct), key=lambda s: -s.runs)
 
 
 def differing(sets: list[VersionSet]) -> list[str]:
@@ -69,4 +66,4 @@ def mixed_note(sets: list[VersionSet]) -> str:
 
 
 def _some(versions: VersionSet, names: list[str]) -> str:
-    return ", ".join(f"{n} {short_commit(versions.versions.get(n, 'not installed'))}" for n in names)
+    return ", ".join(f"{n} {short_commit(versions.versions.get(n, 'not recorded'))}" for n in names)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import math
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +22,7 @@ from data.poses import Camera, look_at
 from fieldbook.errors import Infeasible, UserError
 from fieldbook.files import read_json
 from fieldbook.layout import DatasetFiles, RunFiles
+from methods.presets import METHODS
 
 # nerfstudio 1.1.5 and what it imports use calls that newer releases deprecate; none of them is ours to mend.
 pytestmark = [
@@ -31,6 +36,7 @@ pytestmark = [
 RADIUS, POI = 0.4, np.zeros(3)
 NEAR, FAR = 0.3, 2.5
 SPEC: dict[str, Any] = {"method": "nerfacto", "preset": "smoke", "seed": 3, "device": "cpu", "torch_threads": 1}
+IDENTITY: dict[str, Any] = {"study": "s", "scene": "ball", "count": "all", "repeat": 2, "resolved": {"a.b": [1, 2.5]}}
 
 
 def _colour(origin: np.ndarray, directions: np.ndarray) -> np.ndarray:
@@ -102,7 +108,7 @@ def trained(dataset: DatasetFiles, tmp_path_factory: pytest.TempPathFactory) -> 
     run = _run(tmp_path_factory.mktemp("trained"))
     with pytest.MonkeyPatch.context() as patch:
         _forbid_downloads(patch)
-        return run, train(run, dataset, SPEC)
+        return run, train(run, dataset, {**SPEC, **IDENTITY})
 
 
 def _forbid_downloads(patch: pytest.MonkeyPatch) -> None:
@@ -193,7 +199,7 @@ def test_nerfstudios_own_tools_open_the_run(trained: tuple[RunFiles, dict[str, A
     assert model.config.camera_optimizer.mode == "off"
 
 
-def test_the_log_and_run_json_say_what_was_done(trained: tuple[RunFiles, dict[str, Any]]):
+def test_the_log_and_run_json_say_what_was_done(dataset: DatasetFiles, trained: tuple[RunFiles, dict[str, Any]]):
     run, numbers = trained
     with open(run.train_log, newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -202,7 +208,9 @@ def test_the_log_and_run_json_say_what_was_done(trained: tuple[RunFiles, dict[st
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
     assert float(rows[-1]["lr"]) < float(rows[0]["lr"])
     described = read_json(run.run)
-    assert described["spec"] == SPEC
+    assert described["spec"] == {**SPEC, **IDENTITY}
+    assert described["transforms_sha256"] == hashlib.sha256(dataset.transforms.read_bytes()).hexdigest()
+    assert (described["needs"], described["gives"]) == (["poses"], ["rgb", "depth", "opacity"])
     assert described["config"]["pipeline"]["model"]["far_plane"] == FAR
     assert described["versions"]["nerfstudio"] == "1.1.5"
     assert described["torch_threads"] == 1
@@ -312,9 +320,10 @@ def test_a_users_mistake_is_one_line_and_leaves_no_files(
         ("instant-ngp", "instant-ngp needs a CUDA GPU"),
         ("neus", "neus needs tiny-cuda-nn"),
         ("neus-facto", "neus-facto needs tiny-cuda-nn"),
+        ("dnerf", "dnerf needs a time for every picture of a moving scene, which this scene does not have"),
     ],
 )
-def test_what_the_machine_cannot_run_is_infeasible_with_the_reason(
+def test_what_the_machine_or_the_scene_cannot_do_is_infeasible_with_the_reason(
     dataset: DatasetFiles, tmp_path: Path, method: str, reason: str
 ):
     from methods.runner.train import train
@@ -385,7 +394,7 @@ def test_a_broken_dataset_is_named(dataset: DatasetFiles, tmp_path: Path, change
         FieldbookDataParserConfig(data=path, load_3D_points=False).setup().get_dataparser_outputs("train")
 
 
-BUILT_INS = ("nerfacto", "mipnerf", "vanilla-nerf", "tensorf", "instant-ngp", "instant-ngp-bounded")
+BUILT_INS = ("nerfacto", "mipnerf", "vanilla-nerf", "tensorf", "instant-ngp", "instant-ngp-bounded", "depth-nerfacto")
 
 
 @pytest.mark.parametrize("method", BUILT_INS)
@@ -428,20 +437,176 @@ def test_the_object_lies_inside_what_every_built_in_samples(
     assert far >= 1 + RADIUS
 
 
-def test_a_view_nearer_than_the_cameras_takes_the_near_plane_with_it(
-    dataset: DatasetFiles, trained: tuple[RunFiles, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-):
-    from methods.runner.offline import quiet
-    from methods.runner.render import LoadedModel, View
+def _untrained(run: RunFiles, dataset: DatasetFiles, method: str) -> RunFiles:
+    """A run with a tiny model as it was initialised."""
+    import torch
+    import yaml
 
+    from methods.runner.checkpoint import save_checkpoint, write_manifest
+    from methods.runner.offline import quiet, without_downloads
+    from methods.runner.setup import build_config
+
+    small = {"pipeline.model.log2_hashmap_size": 10, "pipeline.model.grid_resolution": 8}
+    overrides = small if method == "instant-ngp" else {}
+    config = build_config(run, dataset, {**SPEC, "method": method, "overrides": overrides})
+    with without_downloads(), quiet():
+        pipeline = config.pipeline.setup(device="cpu", test_mode="inference")
+    run.root.mkdir(parents=True)
+    run.config.write_text(yaml.dump(config))
+    nothing = SimpleNamespace(optimizers={}, schedulers={})
+    save_checkpoint(run, 0, pipeline, nothing, torch.amp.GradScaler("cpu", enabled=False))
+    write_manifest(run, 0)
+    return run
+
+
+class _SeenError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("method", ["nerfacto", "mipnerf", "vanilla-nerf", "tensorf", "instant-ngp"])
+def test_the_object_stays_between_the_planes_of_novel_views_at_every_distance(
+    dataset: DatasetFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+):
+    """What the samplers of a loaded model are given, whether its planes are a collider's, a box's or its config's."""
+    from methods.runner import render, setup
+    from methods.runner.offline import quiet
+    from methods.runner.views import View
+
+    monkeypatch.setattr(setup, "check_needs", lambda *_: None)
+    monkeypatch.setattr(render, "check_machine", lambda *_: None)
     with quiet():
-        model = LoadedModel(trained[0], dataset, "cpu")
-    camera = Camera(4, 3, 4.0, 4.0, 2.0, 1.5)
-    planes = []
-    for distance in (2.0, 1.0, 0.5):
-        model.picture(View("v", camera, look_at(np.array([distance, 0, 0]), POI, np.array([0.0, 0.0, 1.0]))))
-        planes.append(model.model.collider.near_plane)
-    assert planes == pytest.approx([NEAR, NEAR, NEAR / 2])
+        model = render.LoadedModel(_untrained(_run(tmp_path, method), dataset, method), dataset, "cpu")
+    seen = []
+
+    def sampler(**given: Any) -> None:
+        seen.append((given["near_plane"], given["far_plane"]))
+        raise _SeenError
+
+    def outputs(bundle: Any) -> None:
+        seen.append((bundle.nears.max().item(), bundle.fars.min().item()))
+        raise _SeenError
+
+    attribute, spy = ("sampler", sampler) if model.model.collider is None else ("get_outputs", outputs)
+    monkeypatch.delitem(model.model._modules, attribute, raising=False)
+    monkeypatch.setattr(model.model, attribute, spy, raising=False)
+
+    def planes(distance: float, novel: bool = True) -> tuple[float, float]:
+        pose = look_at(np.array([distance, 0, 0]), POI, np.array([0.0, 0.0, 1.0]))
+        with pytest.raises(_SeenError):
+            model.picture(View("v", Camera(1, 1, 400.0, 400.0, 0.5, 0.5), pose, novel))
+        return seen[-1]
+
+    for distance in (3.0, 0.3, 1.0, 3.0):
+        near, far = planes(distance)
+        assert near < distance < far
+        assert near <= max(distance - RADIUS, 0.301 * distance)
+        assert far >= distance + RADIUS
+    if method == "tensorf":  # its rays meet the scene's box, wherever they come from
+        return
+    assert planes(1.0) == pytest.approx((NEAR, FAR))
+    assert planes(3.0) == pytest.approx((NEAR, FAR + 2))
+    assert planes(0.3) == pytest.approx((0.3 * NEAR, FAR))
+    assert planes(3.0, novel=False) == planes(0.3, novel=False) == pytest.approx((NEAR, FAR))
+
+
+def test_only_paths_are_novel(dataset: DatasetFiles):
+    from methods.runner.views import held_out_views, path_views
+
+    path = CameraPath.uniform(np.stack(_poses(2)), Camera(4, 3, 4.0, 4.0, 2.0, 1.5), 4.0)
+    assert [v.novel for v in held_out_views(dataset)] == [False, False]
+    assert [v.novel for v in path_views(path)] == [True, True]
+
+
+def _values(config: Any, name: str) -> list[Any]:
+    """Every value called ``name`` in a nest of dicts."""
+    below = [v for part in config.values() if isinstance(part, dict) for v in _values(part, name)]
+    return [config[name], *below] if name in config else below
+
+
+@pytest.mark.parametrize("method", [*sorted(METHODS), "plugin"])
+def test_camera_optimiser_and_appearance_embedding_are_off_for_every_method_and_preset(
+    dataset: DatasetFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+):
+    from methods.presets import method_entry
+    from methods.runner import setup
+
+    monkeypatch.setattr(setup, "check_needs", lambda *_: None)
+    monkeypatch.setitem(setup.all_methods, "plugin", setup.method_config("nerfacto"))
+    for preset in method_entry(method).presets:
+        config = setup.build_config(_run(tmp_path, method), dataset, {**SPEC, "method": method, "preset": preset})
+        model = setup.plain_config(config.pipeline.model)
+        assert all(c is None or c["mode"] == "off" for c in _values(model, "camera_optimizer"))
+        # True is instant-ngp's word for no embedding; that none is built is tested above, with the models.
+        assert set(_values(model, "use_appearance_embedding")) <= {method.startswith("instant-ngp")}
+    if method in ("plugin", "nerfacto", "splatfacto"):
+        on = {"pipeline.model.camera_optimizer.mode": "SO3xR3"}
+        config = setup.build_config(
+            _run(tmp_path, method), dataset, {**SPEC, "method": method, "preset": "paper", "overrides": on}
+        )
+        assert setup.plain_config(config.pipeline.model)["camera_optimizer"]["mode"] == "SO3xR3"
+
+
+def test_an_embedding_that_only_has_a_size_gets_size_0():
+    from methods.runner.setup import fix_cameras_and_appearance
+
+    @dataclass
+    class Field:
+        appearance_embedding_dim: int = 32
+        use_appearance_embedding: bool = True
+
+    @dataclass
+    class Model:
+        appearance_embed_dim: int = 32
+        field: Field = dataclass_field(default_factory=Field)
+
+    model = Model()
+    fix_cameras_and_appearance(model)
+    assert model == Model(appearance_embed_dim=0, field=Field(32, use_appearance_embedding=False))
+
+
+@pytest.mark.parametrize("frames", [10, 1])
+def test_training_samples_only_pixels_inside_the_masks(
+    dataset: DatasetFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frames: int
+):
+    from nerfstudio.models.nerfacto import NerfactoModel
+
+    from methods.runner.dataparser import scene_gives
+    from methods.runner.train import train
+
+    meta, kept = read_json(dataset.transforms), {}
+    for k, frame in enumerate(meta["frames"]):
+        name = frame["file_path"]
+        mask = np.zeros((24, 32), np.uint8)
+        mask[k : k + 6, 2 * k : 2 * k + 8] = 255  # a small window of its own for every frame
+        Image.fromarray(mask).save(tmp_path / f"{k}.png")
+        frame |= {"file_path": str(dataset.root / name), "mask_path": f"{k}.png"}
+        kept[frame["file_path"]] = mask > 0
+    for split in ("train", "val", "test"):
+        meta[f"{split}_filenames"] = [str(dataset.root / n) for n in meta[f"{split}_filenames"]]
+    meta["train_filenames"] = meta["train_filenames"][:frames]
+    meta["ply_file_path"] = str(dataset.root / "points.ply")
+    meta["scene_json"] = str(dataset.root / "scene.json")
+    masked = DatasetFiles(tmp_path)
+    masked.transforms.write_text(json.dumps(meta))
+
+    real, seen = NerfactoModel.get_loss_dict, []
+
+    def spy(self: Any, outputs: Any, batch: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        seen.append((batch["indices"].numpy().copy(), batch["image"].numpy().copy()))
+        return real(self, outputs, batch, *args, **kwargs)
+
+    monkeypatch.setattr(NerfactoModel, "get_loss_dict", spy)
+    rays = 128 if frames > 1 else 40  # a window has 48 pixels
+    few = {"max_num_iterations": 3, "pipeline.datamanager.train_num_rays_per_batch": rays}
+    train(_run(tmp_path), masked, {**SPEC, "overrides": few})
+    cells, colours = (np.concatenate(part) for part in zip(*seen, strict=True))
+    assert len(cells) == 3 * rays
+    assert set(cells[:, 0]) == set(range(frames))
+    for (image, row, column), colour in zip(cells, colours, strict=True):
+        name = meta["train_filenames"][image]
+        assert kept[name][row, column]
+        np.testing.assert_allclose(_load(Path(name))[row, column], colour, atol=1e-3)
+    assert (scene_gives(dataset.transforms), scene_gives(masked.transforms)) == ({"poses"}, {"poses", "masks"})
 
 
 def test_a_nan_that_only_the_last_gradient_shows_is_a_result_too(
@@ -479,6 +644,30 @@ def test_rendering_an_untrained_or_altered_run_is_the_users_mistake(
     with pytest.raises(UserError, match="is not the checkpoint its manifest describes"):
         render(copy, dataset, {}, SPEC)
     assert not copy.test.exists()
+
+
+@pytest.mark.parametrize("method", ["mipnerf", "vanilla-nerf", "tensorf"])
+def test_the_other_cpu_methods_take_steps_and_render(dataset: DatasetFiles, tmp_path: Path, method: str):
+    from methods.runner.render import render
+    from methods.runner.train import train
+
+    few = {"pipeline.model.num_coarse_samples": 8, "pipeline.model.num_importance_samples": 8}
+    overrides = {"max_num_iterations": 3, "pipeline.datamanager.train_num_rays_per_batch": 16, **few}
+    if method == "tensorf":
+        overrides = {"max_num_iterations": 12}  # its grids grow at step 10
+    run, spec = _run(tmp_path, method), {**SPEC, "method": method, "overrides": overrides}
+    numbers = train(run, dataset, spec)
+    assert numbers["steps"] == overrides["max_num_iterations"]
+    assert math.isfinite(numbers["loss"])
+    source = tmp_path / "camera_path.json"
+    write_camera_path(source, CameraPath.uniform(np.stack(_poses(1)), Camera(8, 6, 7.0, 7.0, 4.0, 3.0), 4.0))
+    render(run, dataset, {"ring": source}, spec)
+    assert _load(run.path("ring") / "view_000.png").shape == (6, 8, 3)
+    depth = np.load(run.test / "frame_00004.depth.npy")
+    assert np.isfinite(depth).all()
+    if method != "tensorf":  # whose rays end where they leave the scene's box
+        assert depth.min() >= NEAR * 0.99
+        assert depth.max() <= FAR * 1.01
 
 
 @pytest.mark.slow

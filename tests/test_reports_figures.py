@@ -16,7 +16,7 @@ from reports.text import QUALITY, label, shown_axes, significant
 
 
 def cell(name: str, mean: float | None, runs: int = 3, **axes: str) -> dict[str, str]:
-    fixed = dict.fromkeys(("subset_draw", "mapper", "sfm_mask", "sfm_seed", "mask"), "0")
+    fixed = dict.fromkeys(("subset_draw", "mapper", "sfm_mask", "sfm_seed"), "0") | {"mask": "none"}
     fixed |= {"count": "6", "policy": "subset", "method": "nerfacto", "preset": "laptop", "variant": "laptop-aaaaaa"}
     value = "" if mean is None else str(mean)
     counts = {"planned": "3", "n_runs": str(runs), "complete": str(int(runs == 3)), "test_psnr_float_n": str(runs)}

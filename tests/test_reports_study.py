@@ -23,13 +23,17 @@ from fieldbook.errors import UserError
 from fieldbook.files import write_json, write_text
 from fieldbook.layout import PoseFiles, Results, RunFiles, StudyFiles, ledger_path, status_path
 from fieldbook.status import Status, write_status
+from reports.costs import cost_table
 from reports.html import make_report
 from reports.log import append_log_entry, read_entries
+from reports.records import load_study
 from reports.tables import make_tables
 
 MONDAY = datetime.date(2026, 3, 2)
 TUESDAY = datetime.date(2026, 3, 3)
+NO_WEIGHTS = "no backbone weights: the config says weights: none"
 EVIL = "</script><script>alert(1)</script>"
+COMMIT = "0123abcdef" * 4
 REASON = "2 of 4 frames registered: too few for this method"
 FRAMES = [f"frame_{i:05d}" for i in range(24)]
 TEST = FRAMES[4::8]
@@ -48,10 +52,16 @@ def make_study(root: Path, counts=("4", "8", "16"), seeds=(0, 1, 2), method="has
                 for seed in seeds:
                     runs.append(entry(scene, count, policy, seed, method))
                     make_run(root, runs[-1], camera)
-    config = {"study": "sweep", "counts": [int(c) for c in counts], "seeds": list(seeds), "cones": ["wide"]}
+    config = {
+        "study": "sweep",
+        "long_side": 32,
+        "counts": [int(c) for c in counts],
+        "seeds": list(seeds),
+        "cones": ["wide"],
+    }
     content = {"study": "sweep", "config": config, "runs": runs, "scenes": scenes, "paths": {"wide": {}}}
     out = root / "sweep" / "study.json"
-    write_json(out, content | {"versions": {"git_commit": "0123abc", "torch": "2.11.0"}})
+    write_json(out, content | {"versions": {"commit": "f" * 40, "torch": "2.11.0"}})
     return out
 
 
@@ -147,7 +157,8 @@ def make_run(root: Path, run: dict, camera: Camera) -> None:
     folder, dataset, poses = (root / run[k] for k in ("dir", "dataset_dir", "poses_dir"))
     numbers = {"requested": n, "registered": 2 if infeasible else n, "focal_ratio": 1.01, "gap_ratio": 1.5}
     alignment = {"rotation_median_deg": 0.12, "centre_median": 0.003} if subset else None
-    write_json(PoseFiles(poses).poses, numbers | {"alignment": alignment, "policy": run["policy"]})
+    cameras = {"poses": {name: [] for name in POOL[:n]}}
+    write_json(PoseFiles(poses).poses, numbers | cameras | {"alignment": alignment, "policy": run["policy"]})
     finish(poses, "poses", 12.0, REASON if infeasible else "")
     if infeasible:
         return
@@ -162,6 +173,7 @@ def make_run(root: Path, run: dict, camera: Camera) -> None:
     write_text(
         files.train_log, "step,loss,lr,rays_per_s,seconds\n1,1,0.01,10,1\n2,0.5,0.01,1000,2\n3,0.4,0.01,1200,3\n"
     )
+    write_json(files.run, {"versions": {"commit": COMMIT, "python": "3.11.7", "torch": "2.11.0"}})
     write_json(files.checkpoint_manifest, {"checkpoint": "step-000000100.ckpt", "step": 100, "sha256": "ab" * 32})
     rows = [row for split, names in splits().items() for row in image_rows(run, split, names)]
     with open(files.images_csv, "w", newline="") as stream:
@@ -175,6 +187,8 @@ def make_run(root: Path, run: dict, camera: Camera) -> None:
             save(target / f"{name}.png", picture(camera, seed, 0.8 / n))
     for stage, wall in (("train", 60.0 + n), ("render", 8.0), ("score", 3.0)):
         finish(folder, stage, wall)
+    score = Status("ok", "score", numbers={"lpips": NO_WEIGHTS})
+    write_status(files.status("score"), score)
 
 
 def splits() -> dict[str, list[str]]:
@@ -318,6 +332,165 @@ def test_a_mask_that_cannot_be_made_spoils_only_the_runs_that_use_it(small):
     assert ("infeasible", "no card found") not in states[1:]
 
 
+def spoil(root: Path, study_json: Path, cell: str, stage: str = "train") -> dict:
+    """Make a finished run infeasible and leave all its results where they are."""
+    run = next(r for r in json.loads(study_json.read_text())["runs"] if r["cell"] == cell)
+    folder = root / (run["poses_dir"] if stage == "poses" else run["dir"])
+    finish(folder, stage, 1.0, "loss became NaN")
+    return run
+
+
+@pytest.mark.parametrize("stage", ["train", "score", "poses"])
+def test_a_run_that_is_not_ok_contributes_nothing_of_an_earlier_training(small, stage):
+    root, study_json, out = small
+    run = spoil(root, study_json, "desk-n8-subset", stage)
+    make_tables(root, study_json, out)
+    make_report(root, study_json, out, today=MONDAY)
+    row = next(r for r in rows(out.runs_csv) if r["run"] == run["id"])
+    assert (row["state"], row["reason"], row["step"], row["lpips"]) == ("infeasible", "loss became NaN", "", "")
+    assert not any(value for column, value in row.items() if "psnr" in column or "rays" in column)
+    assert (row["commit"] == "") == (stage == "train")
+    assert run["id"] not in {r["run"] for r in rows(out.images_csv)}
+    page = without_plotly(out.report.read_text())
+    # 6 of 8 cells are left with pictures: this one, and the one that never was feasible, have none.
+    assert len(Page(page).images) == 6 * 2 * 3
+    links = {(out.root / link).resolve() for link in Page(page).links if link.startswith("./")}
+    assert (root / run["dir"]).resolve() in links
+    assert (root / run["dir"] / "images.csv").resolve() not in links
+
+
+def test_a_run_that_is_being_trained_anew_is_not_ok_though_its_old_score_is_there(small):
+    root, study_json, out = small
+    run = json.loads(study_json.read_text())["runs"][0]
+    (root / run["dir"] / "train.status.json").unlink()
+    make_tables(root, study_json, out)
+    row = rows(out.runs_csv)[0]
+    assert (row["state"], row["stage"], row["test_psnr_float"]) == ("missing", "train", "")
+
+
+def test_the_report_tells_the_frames_of_a_failure_and_crosses_its_count(small):
+    root, study_json, out = small
+    change(study_json, lambda c: [r.update(count="50pct") for r in c["runs"] if r["cell"] == "desk-n4-subset"])
+    poses = root / next(r["poses_dir"] for r in json.loads(study_json.read_text())["runs"] if r["count"] == "50pct")
+    numbers = {"requested": 11, "left": 3, "needed": 6}
+    write_status(status_path(poses, "poses"), Status("infeasible", "poses", REASON, numbers))
+    make_tables(root, study_json, out)
+    make_report(root, study_json, out, today=MONDAY)
+    page = without_plotly(out.report.read_text())
+    assert "3 of 11" in Page(page).text
+    layout = figures_of(page)["curve-0"]["layout"]
+    (cross,) = layout["annotations"]
+    assert cross["x"] == 11
+    low, high = layout["xaxis"]["range"]
+    assert low < 4 < 11 < high
+
+
+def test_frames_dropped_in_the_alignment_are_counted_and_named(small):
+    root, study_json, out = small
+    run = next(r for r in json.loads(study_json.read_text())["runs"] if r["cell"] == "desk-n8-subset")
+    path = PoseFiles(root / run["poses_dir"]).poses
+    content = json.loads(path.read_text())
+    content["alignment"]["outliers"] = dropped = list(content["poses"])[3:5]
+    for name in dropped:
+        del content["poses"][name]
+    write_json(path, content)
+    make_tables(root, study_json, out)
+    make_report(root, study_json, out, today=MONDAY)
+    row = next(r for r in rows(out.runs_csv) if r["cell"] == "desk-n8-subset")
+    assert [row[c] for c in ("requested", "registered", "trained", "outliers")] == ["8", "8", "6", "2"]
+    text = Page(without_plotly(out.report.read_text())).text
+    assert text.count("trained8") == 0
+    assert text.count("6 / 8 trained") == 1
+    assert f"8 frames, subset poses: {', '.join(dropped)}" in text
+
+
+def test_masked_cells_are_ranked_apart_by_what_lies_inside_the_mask(small):
+    root, study_json, out = small
+    change(study_json, lambda c: [r.update(mask="card") for r in c["runs"] if r["policy"] == "subset"])
+    for run in json.loads(study_json.read_text())["runs"]:
+        images = RunFiles(root / run["dir"]).images_csv
+        if run["mask"] == "card" and images.exists():
+            table = rows(images)
+            # Inside the mask, more frames are made to be worse.
+            table = [r | {"masked_psnr_float": 40 - int(run["count"])} for r in table]
+            with open(images, "w", newline="") as stream:
+                writer = csv.DictWriter(stream, IMAGE_COLUMNS, lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(table)
+    make_tables(root, study_json, out)
+    make_report(root, study_json, out, today=MONDAY)
+    page = without_plotly(out.report.read_text())
+    table = page.split('id="scene-1"')[1].split("</tbody>")[0]
+    places = re.findall(r'<tr[^>]*><td class="num">(.)</td><td class="num">(\d+)</td><td>(\w+)</td><td>(\w+)', table)
+    assert places == [
+        ("1", "8", "reference", "none"),
+        ("2", "4", "reference", "none"),
+        ("1", "4", "subset", "card"),
+        ("2", "8", "subset", "card"),
+    ]
+    assert "among cells of the same training mask" in Page(page).text
+    entry_text = next((root / "log").glob("*.md")).read_text()
+    assert "- shelf: 8 frames, reference poses, mask none" in entry_text
+    assert "- shelf: 4 frames, subset poses, mask card" in entry_text
+
+
+def test_single_runs_are_called_so_in_report_and_log(small, page):
+    root, _, out = small
+    make_report(*small, today=MONDAY)
+    sentence = "differences between single runs are not significant"
+    assert Page(without_plotly(out.report.read_text())).text.count(sentence) == 2
+    assert sentence in next((root / "log").glob("*.md")).read_text()
+    assert sentence not in page
+
+
+def test_missing_lpips_is_told_with_its_reason(made, page):
+    assert {r["lpips"] for r in rows(made[2].runs_csv) if r["state"] == "ok"} == {NO_WEIGHTS}
+    assert f"LPIPS is missing in 32 of 32 scored runs: {NO_WEIGHTS}." in Page(without_plotly(page)).text
+
+
+def test_the_report_tells_the_runs_versions_and_warns_where_they_differ(small, page):
+    root, study_json, out = small
+    assert "not all made with the same software" not in page
+    assert "runs made with commit 0123abcdef01<" in page
+    assert "f" * 40 in page, "the tables' own versions are a column of their own"
+    run = json.loads(study_json.read_text())["runs"][0]
+    newer = "9" * 40 + "-dirty"
+    write_json(root / run["dir"] / "run.json", {"versions": {"torch": "2.12.0", "commit": newer, "python": "3.11.7"}})
+    make_tables(root, study_json, out)
+    make_report(root, study_json, out, today=MONDAY)
+    assert rows(out.runs_csv)[0]["commit"] == newer
+    text = Page(without_plotly(out.report.read_text())).text
+    assert "commits 0123abcdef01, 999999999999-dirty" in text
+    warning = "6 runs with commit 0123abcdef01, torch 2.11.0; 1 run with commit 999999999999-dirty, torch 2.12.0"
+    assert warning in text
+    entry_text = next((root / "log").glob("*.md")).read_text()
+    assert warning in entry_text
+    assert f"- 1 run: torch 2.12.0, commit {newer}" in entry_text
+
+
+def test_costs_count_only_stages_that_this_study_uses(small):
+    root, study_json, out = small
+    scene = root / "scenes" / "desk"
+    change(study_json, lambda c: c["runs"][0].update(mask="card"))
+    change(study_json, lambda c: c["runs"][1].update(sfm_mask="hand"))
+    used = ("images-32", "mask-card", "scaled-card-32", "mask-hand", "capture")
+    for stage in (*used, "images-320", "mask-other", "scaled-card-320", "scaled-hand-32"):
+        finish(scene, stage, 1.0)
+    for path in ("wide", "narrow"):
+        finish(out.path("desk", path).root, "path", 1.0)
+    finish(scene / "n5-d0" / "poses-reference-incremental-none-s0", "poses", 1.0)
+    jobs = {row["stage"]: row["jobs"] for row in cost_table(load_study(root, study_json), out)}
+    assert {stage for stage in jobs if "-" in stage} == set(used) - {"capture"}
+    assert (jobs["path"], jobs["capture"], jobs["reference"]) == ("1", "1", "2")
+    assert jobs["poses"] == "8", "two scenes, counts and policies; shared by the seeds"
+
+
+def test_subset_poses_are_said_to_rest_on_all_frames_in_part(page):
+    text = Page(without_plotly(page)).text
+    assert "undistorted once, with the camera that all frames gave" in text
+    assert "near and far come from all frames" in text
+
+
 class Page(HTMLParser):
     """Collects tags, visible text and what a browser would load or follow."""
 
@@ -370,7 +543,15 @@ def test_pictures_have_alt_texts_and_show_truth_prediction_and_error(page):
 
 def test_the_report_says_what_a_reader_must_know(page):
     text = Page(without_plotly(page)).text
-    for words in ("did see the test frames", REASON, "1 not finished", "0123abc", "24 of 24 frames", "2 of 3", MONDAY):
+    for words in (
+        "did see the test frames",
+        REASON,
+        "1 not finished",
+        "0123abcdef01",
+        "24 of 24 frames",
+        "2 of 3",
+        MONDAY,
+    ):
         assert str(words) in text
 
 
@@ -392,7 +573,7 @@ def test_a_band_is_drawn_only_where_a_cell_has_three_runs(page):
 def test_names_from_the_config_stay_text_everywhere(tmp_path):
     study_json = make_study(tmp_path, counts=("4", "8"), seeds=(0,), method=EVIL)
     change(study_json, lambda c: c["config"].update(note=EVIL))
-    change(study_json, lambda c: c["versions"].update({"git_commit": EVIL}))
+    change(study_json, lambda c: c["versions"].update({"commit": EVIL}))
     poses = tmp_path / json.loads(study_json.read_text())["runs"][-1]["poses_dir"]
     finish(poses, "poses", 1.0, EVIL)
     (tmp_path / json.loads(study_json.read_text())["runs"][-1]["dir"] / "score.status.json").unlink()

@@ -20,6 +20,7 @@ from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.models.instant_ngp import InstantNGPModelConfig
 
 from fieldbook.errors import Infeasible, UserError, nearest
+from fieldbook.files import read_json
 from fieldbook.layout import DatasetFiles, RunFiles
 from methods.presets import preset_overrides
 from methods.runner.config import FieldbookDataParserConfig
@@ -128,6 +129,16 @@ def _place(config: TrainerConfig, run: RunFiles, method: str) -> None:
         raise UserError(f"run folder {root} must lie at least two folders deep, <experiment>/{method}/<run>")
 
 
+def _sample_inside_masks(pixel_sampler: Any, frames: int) -> None:
+    """Let nerfstudio's pixel sampler draw inside masks without giving up.
+
+    It draws anywhere and draws again what falls outside, 100 times: too few for an object that fills a few per cent of
+    the pictures. And with one picture, that loop indexes a mask whose axis of pictures it has squeezed away.
+    """
+    pixel_sampler.max_num_iterations = 2000
+    pixel_sampler.rejection_sample_mask = frames > 1
+
+
 def build_config(run: RunFiles, dataset: DatasetFiles, spec: dict[str, Any]) -> TrainerConfig:
     """Resolve a run's spec: nerfstudio's defaults, fixed cameras, preset, scene bounds, then the study's overrides.
 
@@ -143,7 +154,8 @@ def build_config(run: RunFiles, dataset: DatasetFiles, spec: dict[str, Any]) -> 
     method = spec["method"]
     config = method_config(method)
     device = resolve_device(spec.get("device", "auto"))
-    check_needs(method, device, scene_gives(dataset.transforms))
+    gives = scene_gives(dataset.transforms)
+    check_needs(method, device, gives)
     _place(config, run, method)
     config.vis, config.machine.seed, config.machine.device_type = "tensorboard", spec.get("seed", 0), device
     config.data = None
@@ -151,6 +163,8 @@ def build_config(run: RunFiles, dataset: DatasetFiles, spec: dict[str, Any]) -> 
     _in_process(datamanager)
     datamanager.dataparser = FieldbookDataParserConfig(data=dataset.transforms)
     datamanager.data = dataset.transforms
+    if "masks" in gives and hasattr(datamanager, "pixel_sampler"):
+        _sample_inside_masks(datamanager.pixel_sampler, len(read_json(dataset.transforms)["train_filenames"]))
     if hasattr(datamanager, "train_cameras_sampling_seed"):  # whole-image methods shuffle with a seed of their own
         datamanager.train_cameras_sampling_seed = config.machine.seed
     fix_cameras_and_appearance(config.pipeline.model)
