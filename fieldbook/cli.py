@@ -189,6 +189,17 @@ def path(out: Positional[Path], scene: Path, spec: Spec, long_side: int = 0) -> 
     return run_stage("path", out, work, [files.status("scene_frame")])
 
 
+def method(out: Positional[Path], spec: Spec) -> Status:
+    """Check a method and its overrides before anything is computed for it.
+
+    Example: fieldbook method OUT --spec '{"method": "nerfacto", "preset": "laptop", "overrides": {}, "device": "auto"}'
+    """
+    from methods.runner.setup import check_method
+
+    keys = _load(spec)
+    return run_stage("method", out, lambda: check_method(keys))
+
+
 def train(run: RunDir, spec: Spec) -> Status:
     """Train one run.
 
@@ -284,7 +295,7 @@ def report(study: Annotated[Positional[Path], arg(help="results/<study>")]) -> N
 COMMANDS = {
     f.__name__.replace("_", "-"): f
     for f in (
-        plan, capture, frames, reference, splits, scene_frame, mask, images, scaled_mask, poses, dataset, path,
+        plan, method, capture, frames, reference, splits, scene_frame, mask, images, scaled_mask, poses, dataset, path,
         train, render, score, tables, report,
     )
 }  # fmt: skip

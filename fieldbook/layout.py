@@ -275,6 +275,10 @@ class StudyFiles:
         """Folder of one dataset; ``poses_name`` is the name of its ``PoseFiles`` folder."""
         return DatasetFiles(self.root / scene / f"n{count}-d{draw}" / poses_name / f"masks-{mask}")
 
+    def method(self, name: str) -> Path:
+        """Folder of the early check of one method variant, ``<method>-<variant>``."""
+        return self.root / "methods" / name
+
     def path(self, scene: str, name: str) -> PathFiles:
         """Folder of one novel-view path."""
         return PathFiles(self.root / scene / "paths" / name)

@@ -97,6 +97,14 @@ class Study:
         """What defines a training: changing any of it trains that run anew."""
         return asdict(run) | {k: self.config[k] for k in ("device", "torch_threads", "long_side")}
 
+    def method_specs(self) -> dict[str, dict[str, Any]]:
+        """Each method variant of the study, ``<method>-<variant>``, and what is checked of it before all else."""
+        keys = ("method", "preset", "overrides")
+        return {
+            f"{run.method}-{run.variant}": {k: getattr(run, k) for k in keys} | {"device": self.config["device"]}
+            for run in self.runs
+        }
+
     def score_spec(self) -> dict[str, Any]:
         """What defines the scoring of a run."""
         return {k: self.config[k] for k in ("metrics", "weights", "device")}

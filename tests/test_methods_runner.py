@@ -682,3 +682,14 @@ def test_the_other_cpu_methods_train_and_render(dataset: DatasetFiles, tmp_path:
     render(run, dataset, {}, spec)
     picture = _load(run.test / "frame_00004.png")
     assert picture.std(axis=(0, 1)).max() > 0.005
+
+
+def test_a_method_is_checked_before_there_is_a_dataset():
+    from methods.runner.setup import check_method
+
+    spec = {"method": "nerfacto", "preset": "smoke", "overrides": {"max_num_iterations": 7}, "device": "cpu"}
+    assert check_method(spec) == {"steps": 7}
+    with pytest.raises(UserError, match="num_levels"):
+        check_method(spec | {"overrides": {"pipeline.model.num_lvels": 2}})
+    with pytest.raises(Infeasible, match="CUDA GPU"):
+        check_method(spec | {"method": "splatfacto", "overrides": {}})

@@ -25,7 +25,7 @@ from fieldbook.layout import DatasetFiles, RunFiles
 from methods.presets import preset_overrides
 from methods.runner.config import FieldbookDataParserConfig
 from methods.runner.dataparser import read_scene, scene_gives
-from methods.runner.needs import check_needs
+from methods.runner.needs import check_machine, check_needs
 from methods.runner.overrides import apply_overrides
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -172,6 +172,23 @@ def build_config(run: RunFiles, dataset: DatasetFiles, spec: dict[str, Any]) -> 
     apply_scene_bounds(config, read_scene(dataset.transforms))
     apply_overrides(config, spec.get("overrides", {}))
     return config
+
+
+def check_method(spec: dict[str, Any]) -> dict[str, Any]:
+    """Check a method and its overrides before anything else of a study is computed.
+
+    Args:
+        spec: ``method``, ``preset``, ``overrides``, ``device``.
+
+    Raises:
+        UserError: Unknown method, preset, device or override, or a value of the wrong type.
+        Infeasible: The machine lacks what the method needs.
+    """
+    config = method_config(spec["method"])
+    apply_overrides(config, preset_overrides(spec["method"], spec["preset"]))
+    apply_overrides(config, spec["overrides"])
+    check_machine(spec["method"], resolve_device(spec["device"]))
+    return {"steps": config.max_num_iterations}
 
 
 def seed_everything(seed: int) -> None:

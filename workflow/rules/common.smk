@@ -29,6 +29,7 @@ LONG_SIDE = STUDY.config["long_side"]
 RUNS = {run.files(STUDY.results).root.as_posix(): run for run in STUDY.runs}
 DATASETS = {run.dataset(STUDY.results).root.as_posix(): run for run in STUDY.runs}
 POSES = {run.poses(STUDY.results).root.as_posix(): run for run in STUDY.runs}
+METHODS = STUDY.method_specs()
 CPUS = usable_cpus()
 TORCH_CPUS = min(STUDY.config["torch_threads"], CPUS)
 GPU = int(STUDY.config["device"] != "cpu" and has_gpu())
@@ -110,6 +111,13 @@ def dataset_inputs(wildcards):
     scene = STUDY.results.scene(run.scene)
     stages = [f"images-{LONG_SIDE}"] + ([f"scaled-{run.mask}-{LONG_SIDE}"] if run.mask != "none" else [])
     return [run.poses(STUDY.results).status().as_posix(), *(scene.status(s).as_posix() for s in stages)]
+
+
+def train_inputs(wildcards):
+    """The dataset, and the early check of the method."""
+    run = RUNS[wildcards.run]
+    check = STUDY.files.method(f"{run.method}-{run.variant}")
+    return [run.dataset(STUDY.results).status().as_posix(), status_path(check, "method").as_posix()]
 
 
 def path_folders(scene):

@@ -1,9 +1,29 @@
 """Train, render and score one run. Checkpoints and logs are resumable state, so no rule declares them."""
 
 
+rule method:
+    output:
+        status=f"{HERE}/methods/{{method}}/method.status.json",
+    params:
+        folder=lambda wildcards: STUDY.files.method(wildcards.method).as_posix(),
+        spec=lambda wildcards: spec(METHODS[wildcards.method]),
+    log:
+        f"{HERE}/methods/{{method}}/logs/method.log",
+    benchmark:
+        f"{HERE}/methods/{{method}}/logs/method.tsv"
+    conda:
+        ENV
+    priority: 1  # before the poses: a mistyped override shows at once
+    resources:
+        cpus=1,
+        mem_mb=2000,
+    shell:
+        "fieldbook method {params.folder:q} --spec {params.spec:q} > {log:q} 2>&1"
+
+
 rule train:
     input:
-        lambda wildcards: f"{Path(wildcards.run).parent.parent.as_posix()}/dataset.status.json",
+        train_inputs,
     output:
         status="{run}/train.status.json",
         checkpoint="{run}/checkpoint.json",
