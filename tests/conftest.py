@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -22,3 +23,22 @@ def captures() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real captures at {folder}; set FIELDBOOK_CAPTURES to a folder with fox.mp4")
     return folder
+
+
+@pytest.fixture(scope="session")
+def make_scene():
+    """Run a scene's stages up to its frame, as the workflow would: (results folder, name, scene keys) -> files."""
+    from fieldbook.cli import main
+    from fieldbook.config import validate
+    from fieldbook.layout import Results, SceneFiles
+    from fieldbook.scenes import stage_spec
+
+    def make(root: Path, name: str, keys: dict) -> SceneFiles:
+        study = {"study": "s", "scenes": {name: keys}, "counts": ["all"], "methods": [{"method": "nerfacto"}]}
+        scene, files = validate(study)["scenes"][name], Results(root).scene(name)
+        for stage in ("capture", "frames", "reference", "scene_frame"):
+            spec = json.dumps(stage_spec(scene, stage))
+            assert main([stage.replace("_", "-"), str(files.root), "--spec", spec]) == 0
+        return files
+
+    return make

@@ -7,37 +7,13 @@ import pytest
 
 from data.align import align_poses
 from data.poses import Sim3, angle_between_rad
-from fieldbook.cli import main
-from fieldbook.layout import Results
 
 pytestmark = pytest.mark.slow
 
-STAGES = (
-    ("capture", {"capture": {"kind": "synthetic", "seed": 0, "frames": 60, "size": [640, 480]}}),
-    ("frames", {"capture": {"kind": "synthetic"}, "frames": {"count": 60, "pick": "sharpest"}}),
-    (
-        "reference",
-        {
-            "sfm": {
-                "mapper": "incremental",
-                "preset": "default",
-                "matching": "auto",
-                "seed": 0,
-                "threads": 1,
-                "max_features": 4096,
-            }
-        },
-    ),
-    ("scene-frame", {"poi": None}),
-)
-
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    files = Results(tmp_path_factory.mktemp("chain")).scene("card")
-    for stage, spec in STAGES:
-        assert main([stage, str(files.root), "--spec", json.dumps(spec)]) == 0
-    return files
+def files(make_scene, tmp_path_factory):
+    return make_scene(tmp_path_factory.mktemp("synthetic"), "card", {"capture": {"kind": "synthetic"}})
 
 
 @pytest.fixture(scope="module")
