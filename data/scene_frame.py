@@ -28,9 +28,9 @@ from data.point_of_interest import (
     slide_to_surface,
 )
 from data.points import write_points
-from data.poses import Sim3
+from data.poses import Camera, Sim3, project
 from data.robust_geometry import Meeting, Plane, direction_spread_rad
-from fieldbook.errors import Infeasible
+from fieldbook.errors import Infeasible, UserError
 from fieldbook.files import read_json, write_json
 from fieldbook.layout import SceneFiles
 
@@ -241,9 +241,22 @@ def make_scene_frame(files: SceneFiles, spec: dict[str, Any]) -> dict[str, Any]:
     poses = np.array([reference["poses"][n] for n in names], dtype=np.float64).reshape(-1, 4, 4)
     if not names:
         raise Infeasible("the reference has no registered frame", {"registered": 0})
+    if spec.get("poi") is not None:
+        _require_seen(np.array(spec["poi"], float), Camera(**reference["camera"]), poses)
     cloud = read_cloud(files.reference_sparse, names)
     frame = scene_frame_from(poses, cloud, spec.get("poi"))
     write_points(files.reference_points, frame.scene_from_colmap.points(cloud.points), cloud.colours)
     write_json(files.scene, {**frame.to_json(), "camera": reference["camera"]})
     log.info("scene frame: axis from %s, near %.3g, far %.3g", frame.axis_source, frame.near, frame.far)
     return {"axis_source": frame.axis_source, "points": len(cloud.points), **frame.uncertainty}
+
+
+def _require_seen(poi: np.ndarray, camera: Camera, poses: np.ndarray) -> None:
+    """A point that no picture shows is a mistyped one: everything after would be scaled by its distance."""
+    for pose in poses:
+        u, v, depth = project(camera, pose, poi[None])[0]
+        if depth > 0 and 0 <= u <= camera.width and 0 <= v <= camera.height:
+            return
+    raise UserError(
+        f"poi: {poi.tolist()} is in none of the {len(poses)} pictures; give a point of the reference's COLMAP frame"
+    )

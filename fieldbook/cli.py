@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,7 +23,7 @@ from fieldbook.layout import DatasetFiles, PathFiles, PoseFiles, RunFiles, Scene
 from fieldbook.stage import run_stage
 from fieldbook.status import Status
 
-Spec = Annotated[str, arg(help="The stage's keys as JSON, or @FILE; `fieldbook plan` prints them.", metavar="JSON")]
+Spec = Annotated[str, arg(help="The stage's keys as JSON or @FILE; see `fieldbook plan --json`.", metavar="JSON")]
 SceneDir = Annotated[Positional[Path], arg(help="Folder of the scene: results/scenes/<scene>.")]
 RunDir = Annotated[Positional[Path], arg(help="Folder of the run.")]
 
@@ -66,7 +67,7 @@ def capture(scene: SceneDir, spec: Spec) -> Status:
 def frames(scene: SceneDir, spec: Spec) -> Status:
     """Take frames out of a capture.
 
-    Example: fieldbook frames results/scenes/fox --spec '{"frames": {"count": 50, "pick": "sharpest"}}'
+    Example: fieldbook frames results/scenes/fox --spec @fox.json
     """
     from data.video import extract
 
@@ -216,7 +217,7 @@ def train(run: RunDir, spec: Spec) -> Status:
 
 
 def render(run: RunDir, spec: Spec, paths: tuple[Path, ...] = ()) -> Status:
-    """Render a trained run's test views and novel-view paths.
+    """Render a trained run's test views, and the novel-view paths that are named.
 
     Example: fieldbook render RUN --spec @run.json --paths results/demo/card/paths/cone30
     """
@@ -229,7 +230,7 @@ def render(run: RunDir, spec: Spec, paths: tuple[Path, ...] = ()) -> Status:
 
 
 def score(run: RunDir, spec: Spec, paths: tuple[Path, ...] = ()) -> Status:
-    """Score a run's rendered views: one row per image.
+    """Score a run's rendered views, one row per image; novel views where their paths are named.
 
     Example: fieldbook score RUN --spec '{"metrics": ["psnr", "ssim"], "weights": "none"}'
     """
@@ -256,7 +257,8 @@ def plan(config: Path = Path("config.yaml"), json_: Annotated[bool, arg(name="js
         return
     for run in record["runs"]:
         print(run["id"])
-    print(f"{len(record['runs'])} runs in {len({r['cell'] for r in record['runs']})} cells", file=sys.stderr)
+    cells = len({run["cell"] for run in record["runs"]})
+    print(f"runs: {len(record['runs'])}, cells: {cells}", file=sys.stderr)
 
 
 def tables(
@@ -305,6 +307,8 @@ def main(argv: list[str]) -> int:
     """Run one command; returns the exit code: 0 done (infeasible is done), 2 a mistake of the user."""
     # Two jobs on shared cores would spin in OpenMP's barriers instead of working: measured, seven times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # nerfstudio's own, about torch names that it imports; they would stand before every one-line message.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="nerfstudio")
     debug = "--debug" in argv
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:

@@ -342,8 +342,22 @@ def test_stage_writes_scene_json_and_the_points_in_the_scene_frame(tmp_path):
 def test_stage_takes_the_given_poi_and_leaves_no_stale_points(tmp_path):
     files = SceneFiles(tmp_path)
     _, poses = a_reconstruction(files.reference_sparse, points=0)
-    write_json(files.reference_poses, {"camera": {}, "poses": {n: p.tolist() for n, p in poses.items()}})
+    camera = {"width": 640, "height": 480, "fx": 320.0, "fy": 320.0, "cx": 320.0, "cy": 240.0}
+    write_json(files.reference_poses, {"camera": camera, "poses": {n: p.tolist() for n, p in poses.items()}})
     files.reference_points.write_text("of an earlier try")
     make_scene_frame(files, {"poi": [0.5, 0.0, 0.25]})
     assert json.loads(files.scene.read_text())["poi_in_colmap"] == [0.5, 0.0, 0.25]
     assert not files.reference_points.exists()
+
+
+def test_a_given_poi_must_be_in_some_picture():
+    from data.poses import Camera, look_at
+    from data.scene_frame import _require_seen
+    from fieldbook.errors import UserError
+
+    camera = Camera(64, 48, 60.0, 60.0, 32.0, 24.0)
+    poses = np.stack([look_at(np.array([x, 0, 1.0]), np.zeros(3), np.array([0, 1.0, 0])) for x in (-0.5, 0.5)])
+    _require_seen(np.array([0.1, 0.0, 0.0]), camera, poses)
+    for poi in ([1e6, 0.0, 0.0], [0.0, 0.0, 9.0]):  # far aside, and behind
+        with pytest.raises(UserError, match="in none of the 2 pictures"):
+            _require_seen(np.array(poi), camera, poses)

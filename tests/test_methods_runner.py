@@ -239,6 +239,8 @@ def test_the_same_seed_gives_the_same_checkpoint_and_another_seed_another(
     assert set(first) == set(second)
     assert all(torch.equal(first[k], second[k]) for k in first)
     assert not all(torch.equal(first[k], third[k]) for k in first)
+    hashes = [read_json(run.checkpoint_manifest)["sha256"] for run in runs]
+    assert hashes[0] == hashes[1] != hashes[2]
 
 
 @pytest.mark.parametrize(("value", "word"), [(math.nan, "NaN"), (math.inf, "infinite")])

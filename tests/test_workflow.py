@@ -125,6 +125,13 @@ def test_a_study_runs_from_video_to_report_and_then_has_nothing_left_to_do(repos
     again = snakemake(repository, *run)
     assert "Nothing to be done" in again.stdout + again.stderr
 
+    # A run that is gone is missed, although the report made from it is still there.
+    folder = next(out.glob("card/nall*/*/masks-none/nerfacto/*"))
+    folder.rename(tmp_path / "away")
+    plan = snakemake(repository, "--dry-run", *run)
+    assert job_counts(plan.stdout + plan.stderr)["train"] == 1
+    (tmp_path / "away").rename(folder)
+
     # Changing one method's override makes its runs anew, and nothing else.
     other = write_study(
         tmp_path,

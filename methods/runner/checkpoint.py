@@ -53,8 +53,9 @@ def save_checkpoint(run: RunFiles, step: int, pipeline: Any, optimizers: Any, sc
         "schedulers": {k: v.state_dict() for k, v in optimizers.schedulers.items()},
         "scalers": scaler.state_dict(),
     }
-    with atomic_path(path) as temporary:
-        torch.save({k: plain(v) for k, v in state.items()}, temporary)
+    # Through a file object: torch names the archive's root after a path's stem, so equal runs would differ in bytes.
+    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+        torch.save({k: plain(v) for k, v in state.items()}, stream)
     for old in run.checkpoints.glob("step-*.ckpt"):
         if old != path and _NAME.fullmatch(old.name):
             old.unlink()

@@ -132,6 +132,6 @@ def render_inputs(wildcards):
     return [own.as_posix(), *(status_path(folder, "path").as_posix() for folder in folders)]
 
 
-def all_scores(wildcards):
+def all_scores(_wildcards):
     """Status files of every run's scoring."""
     return [RunFiles(Path(folder)).status("score").as_posix() for folder in RUNS]
