@@ -121,6 +121,8 @@ def broken(config, path, value):
         (["cones"], {"c": {"angle": 10}}, ["height", "distance"]),
         (["methods"], [{"method": "nerfacto", "preset": "laptob"}], ["did you mean 'laptop'"]),
         (["seeds"], [0, 0], ["twice"]),
+        (["scenes"], {"methods": {"capture": {"kind": "synthetic"}}}, ["scenes", "'methods'", "reserved"]),
+        (["cones"], {"test": {"angle": 25, "distance": 1}}, ["cones", "'test'", "reserved"]),
         (["scenes"], {2024: {"capture": {"kind": "synthetic"}}}, ["scenes", "2024", "name"]),
         (["cones"], {25: {"angle": 25, "distance": 1}}, ["cones", "25", "name"]),
         (["scenes", "card", "capture"], {"kind": ["video"]}, ["capture.kind", "['video']"]),
