@@ -117,18 +117,19 @@ _NERF_SMOKE = {
     f"{_MODEL}num_coarse_samples": 16,
     f"{_MODEL}num_importance_samples": 16,
 }
+_NERF_LAPTOP = {
+    "max_num_iterations": 1000,
+    _RAYS: 256,
+    f"{_MODEL}num_coarse_samples": 24,
+    f"{_MODEL}num_importance_samples": 24,
+    **_schedule("fields", 1e-3, 1e-4, 1000),
+}
 
 # Mip-NeRF (Barron et al. 2021): 4096 rays, 1 M steps, 5e-4 -> 5e-6 with a 2500-step warm-up.
 _MIPNERF = Method(
     presets={
         "smoke": _NERF_SMOKE,
-        "laptop": {
-            "max_num_iterations": 1000,
-            _RAYS: 256,
-            f"{_MODEL}num_coarse_samples": 24,
-            f"{_MODEL}num_importance_samples": 24,
-            **_schedule("fields", 1e-3, 1e-4, 1000),
-        },
+        "laptop": _NERF_LAPTOP,
         "paper": {
             "max_num_iterations": 1_000_000,
             _RAYS: 4096,
@@ -141,13 +142,7 @@ _MIPNERF = Method(
 _NERF = Method(
     presets={
         "smoke": _NERF_SMOKE,
-        "laptop": {
-            "max_num_iterations": 1000,
-            _RAYS: 256,
-            f"{_MODEL}num_coarse_samples": 24,
-            f"{_MODEL}num_importance_samples": 24,
-            **_schedule("fields", 1e-3, 1e-4, 1000),
-        },
+        "laptop": _NERF_LAPTOP,
         "paper": {
             "max_num_iterations": 200_000,
             _RAYS: 4096,
