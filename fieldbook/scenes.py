@@ -10,7 +10,7 @@ from typing import Any
 from fieldbook.config import read_config
 from fieldbook.errors import UserError, nearest
 from fieldbook.files import read_json, sha256_file
-from fieldbook.layout import SceneFiles, status_path
+from fieldbook.layout import SceneFiles
 from fieldbook.status import read_status
 from fieldbook.study import Study, check_counts, make_study
 
@@ -121,7 +121,7 @@ def _check_sources(scene: str, spec: dict[str, Any]) -> None:
 def _check_source_bytes(files: SceneFiles, spec: dict[str, Any]) -> None:
     """A video replaced under its old name would leave every result under the new file's name."""
     path = Path(spec["capture"].get("path", ".")).expanduser()
-    if spec["capture"]["kind"] != "video" or not status_path(files.root, "capture").exists():
+    if spec["capture"]["kind"] != "video" or not files.status("capture").exists():
         return
     if path.stat().st_mtime <= files.capture.stat().st_mtime:
         return

@@ -71,18 +71,13 @@ def source(*keys):
     def files(wildcards):
         node = SCENES[wildcards.scene]
         for key in keys:
-            node = node[key]
+            node = node.get(key)  # a source that is made, not the user's, has no path
         path = Path(node).expanduser() if node else None
         if path is None:
             return []
         return sorted(p.as_posix() for p in path.glob("*.png")) if path.is_dir() else [path.as_posix()]
 
     return files
-
-
-def is_folder_mask(wildcards):
-    """Whether a mask source is the user's own folder."""
-    return SCENES[wildcards.scene]["masks"][wildcards.mask]["kind"] == "folder"
 
 
 def scene_status(*stages):

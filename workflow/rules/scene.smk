@@ -111,7 +111,7 @@ rule scene_frame:
 rule mask:
     input:
         scene_status("scene_frame"),
-        lambda wildcards: source("masks", wildcards.mask, "path")(wildcards) if is_folder_mask(wildcards) else [],
+        lambda wildcards: source("masks", wildcards.mask, "path")(wildcards),
     output:
         status=f"{ROOT}/scenes/{{scene}}/mask-{{mask}}.status.json",
     params:
