@@ -1,0 +1,84 @@
+// grid_encode on a GPU: one thread per (point, level), the level in blockIdx.y, so that one level's table is hot at a
+// time.
+#include "grid.h"
+#include "launch.h"
+
+namespace fieldbook {
+namespace {
+
+// Adds F neighbouring floats of a row; sm_90 adds two or four of them in one transaction.
+template <int F>
+struct AtomicAdd {
+  float* out;
+  __device__ __forceinline__ void operator()(int64_t at, const float* v) const {
+#if __CUDA_ARCH__ >= 900
+    if constexpr (F % 4 == 0) {
+      for (int f = 0; f < F; f += 4)
+        atomicAdd(reinterpret_cast<float4*>(out + at + f), make_float4(v[f], v[f + 1], v[f + 2], v[f + 3]));
+    } else if constexpr (F == 2) {
+      atomicAdd(reinterpret_cast<float2*>(out + at), make_float2(v[0], v[1]));
+    } else {
+      atomicAdd(out + at, v[0]);
+    }
+#else
+    for (int f = 0; f < F; ++f) atomicAdd(out + at + f, v[f]);
+#endif
+  }
+};
+
+template <int D, int F, bool SMOOTH, class T, GridPass PASS>
+__global__ void grid_kernel(const __grid_constant__ GridCall call) {
+  const GridArgs& a = call.args;
+  const int l = blockIdx.y;
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i >= a.points) return;
+  const GridLevel& level = a.levels[l];
+  const T* table = static_cast<const T*>(call.table);
+  const int64_t at = (i * a.level_count + l) * F;
+  const float* x = a.x + i * D;
+  if (!(a.level_mask >> l & 1)) {
+    if constexpr (PASS == GridPass::forward)
+      for (int f = 0; f < F; ++f) call.out[at + f] = 0.0f;
+    return;
+  }
+  const auto run = [&]<bool HASHED>() {
+    if constexpr (PASS == GridPass::forward) {
+      grid_forward<D, F, SMOOTH, HASHED>(level, x, a.bounded, table, call.out + at);
+    } else if constexpr (PASS == GridPass::backward_table) {
+      grid_backward_table<D, F, SMOOTH, HASHED>(level, x, a.bounded, call.grad + at, AtomicAdd<F>{call.out});
+    } else {
+      float grad_x[D] = {};
+      grid_backward_x<D, F, SMOOTH, HASHED>(level, x, a.bounded, table, call.grad + at, grad_x);
+      for (int d = 0; d < D; ++d) atomicAdd(call.out + i * D + d, grad_x[d]);
+    }
+  };
+  if (level.hashed) run.template operator()<true>();
+  else run.template operator()<false>();
+}
+
+template <int D, int F, bool SMOOTH, class T>
+void launch(const GridCall& call, GridPass pass, void* stream) {
+  constexpr int THREADS = 256;
+  const dim3 blocks(static_cast<unsigned>((call.args.points + THREADS - 1) / THREADS), call.args.level_count);
+  const auto s = static_cast<cudaStream_t>(stream);
+  switch (pass) {
+    case GridPass::forward: grid_kernel<D, F, SMOOTH, T, GridPass::forward><<<blocks, THREADS, 0, s>>>(call); break;
+    case GridPass::backward_table:
+      grid_kernel<D, F, SMOOTH, T, GridPass::backward_table><<<blocks, THREADS, 0, s>>>(call);
+      break;
+    case GridPass::backward_x:
+      grid_kernel<D, F, SMOOTH, T, GridPass::backward_x><<<blocks, THREADS, 0, s>>>(call);
+      break;
+  }
+}
+
+}  // namespace
+
+void grid_cuda(const GridCall& call, GridPass pass, void* stream) {
+  dispatch_grid(call, [&]<int D, int F, bool SMOOTH>() {
+    if (call.half) launch<D, F, SMOOTH, half_t>(call, pass, stream);
+    else launch<D, F, SMOOTH, float>(call, pass, stream);
+  });
+}
+
+}  // namespace fieldbook

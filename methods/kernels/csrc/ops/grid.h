@@ -1,0 +1,138 @@
+// Multiresolution grid encoding: Mueller et al. 2022, "Instant Neural Graphics Primitives", section 3 and appendix A.
+// One element = one point at one level. N points, D dimensions, L levels, F features.
+#pragma once
+#include "common.h"
+
+namespace fieldbook {
+
+constexpr int MAX_LEVELS = 32;
+
+struct GridLevel {
+  float scale;      // cells per unit length
+  float shift;      // added to x * scale: 0.5, or 0
+  uint32_t stride;  // of the dense index
+  uint32_t rows;    // entries of this level's table
+  int64_t offset;   // first row
+  int32_t hashed;   // index by hash; rows is then a power of two
+};
+
+struct GridArgs {
+  const float* x;         // [N, D]
+  int64_t points;
+  int32_t level_count;
+  uint32_t level_mask;    // bit l: level l is on; the others give zero
+  int32_t bounded;        // points outside [0, 1] give zero
+  GridLevel levels[MAX_LEVELS];
+};
+
+template <int D>
+struct GridCell {
+  uint32_t corner[D];
+  float low[D];    // weight of the far corner along each axis
+  float slope[D];  // d low / d position
+  bool inside;
+};
+
+template <int D, bool SMOOTH>
+FB_HD GridCell<D> grid_cell(const GridLevel& level, const float* x, bool bounded) {
+  GridCell<D> cell;
+  cell.inside = true;
+  for (int d = 0; d < D; ++d) {
+    const float v = x[d];
+    cell.inside &= !bounded || (v >= 0.0f && v <= 1.0f);
+    const float position = fmaf(v, level.scale, level.shift);
+    const float base = floorf(position);
+    const float t = position - base;
+    cell.corner[d] = static_cast<uint32_t>(static_cast<int32_t>(base));
+    cell.low[d] = SMOOTH ? t * t * (3.0f - 2.0f * t) : t;
+    cell.slope[d] = (SMOOTH ? 6.0f * t * (1.0f - t) : 1.0f) * level.scale;
+  }
+  return cell;
+}
+
+// Row of a corner. The dense index stops adding axes once its stride exceeds the table, as both dialects do: in a tiled
+// 3-D grid the finest levels therefore do not see z.
+template <int D, bool HASHED>
+FB_HD uint32_t grid_row(const GridLevel& level, const uint32_t* corner) {
+  constexpr uint32_t PRIMES[3] = {1u, 2654435761u, 805459861u};
+  if constexpr (HASHED) {
+    uint32_t row = 0;
+    for (int d = 0; d < D; ++d) row ^= corner[d] * PRIMES[d];
+    return row & (level.rows - 1);
+  } else {
+    uint32_t row = 0;
+    uint64_t stride = 1;
+    for (int d = 0; d < D; ++d) {
+      if (stride <= level.rows) row += corner[d] * static_cast<uint32_t>(stride);
+      stride *= level.stride;
+    }
+    return row < level.rows ? row : row % level.rows;
+  }
+}
+
+template <int D>
+FB_HD float corner_weight(const GridCell<D>& cell, int corner) {
+  float w = 1.0f;
+  for (int d = 0; d < D; ++d) w *= (corner >> d & 1) ? cell.low[d] : 1.0f - cell.low[d];
+  return w;
+}
+
+// d weight / d x along axis `along`.
+template <int D>
+FB_HD float corner_slope(const GridCell<D>& cell, int corner, int along) {
+  float w = (corner >> along & 1) ? cell.slope[along] : -cell.slope[along];
+  for (int d = 0; d < D; ++d)
+    if (d != along) w *= (corner >> d & 1) ? cell.low[d] : 1.0f - cell.low[d];
+  return w;
+}
+
+template <int D, bool HASHED>
+FB_HD uint32_t corner_row(const GridLevel& level, const GridCell<D>& cell, int corner) {
+  uint32_t at[D];
+  for (int d = 0; d < D; ++d) at[d] = cell.corner[d] + (corner >> d & 1);
+  return grid_row<D, HASHED>(level, at);
+}
+
+// out[F] = sum over corners of weight * entry.
+template <int D, int F, bool SMOOTH, bool HASHED, class T>
+FB_HD void grid_forward(const GridLevel& level, const float* x, bool bounded, const T* table, float* out) {
+  const GridCell<D> cell = grid_cell<D, SMOOTH>(level, x, bounded);
+  float sum[F];
+  for (int f = 0; f < F; ++f) sum[f] = 0.0f;
+  for (int c = 0; c < (1 << D); ++c) {
+    const T* entry = table + (level.offset + corner_row<D, HASHED>(level, cell, c)) * F;
+    const float w = corner_weight<D>(cell, c);
+    for (int f = 0; f < F; ++f) sum[f] += w * to_float(entry[f]);
+  }
+  for (int f = 0; f < F; ++f) out[f] = cell.inside ? sum[f] : 0.0f;
+}
+
+// Adds weight * grad[F] to the corners' rows; ADD is how: plain on the CPU, where one thread owns a level, atomic on a
+// GPU.
+template <int D, int F, bool SMOOTH, bool HASHED, class Add>
+FB_HD void grid_backward_table(const GridLevel& level, const float* x, bool bounded, const float* grad, const Add& add) {
+  const GridCell<D> cell = grid_cell<D, SMOOTH>(level, x, bounded);
+  if (!cell.inside) return;
+  for (int c = 0; c < (1 << D); ++c) {
+    const float w = corner_weight<D>(cell, c);
+    float v[F];
+    for (int f = 0; f < F; ++f) v[f] = w * grad[f];
+    add((level.offset + corner_row<D, HASHED>(level, cell, c)) * F, v);
+  }
+}
+
+// grad_x[D] += sum over corners of slope * <entry, grad>.
+template <int D, int F, bool SMOOTH, bool HASHED, class T>
+FB_HD void grid_backward_x(const GridLevel& level, const float* x, bool bounded, const T* table, const float* grad,
+                           float* grad_x) {
+  const GridCell<D> cell = grid_cell<D, SMOOTH>(level, x, bounded);
+  if (!cell.inside) return;
+  for (int c = 0; c < (1 << D); ++c) {
+    const T* entry = table + (level.offset + corner_row<D, HASHED>(level, cell, c)) * F;
+    float dot = 0.0f;
+    for (int f = 0; f < F; ++f) dot += to_float(entry[f]) * grad[f];
+    for (int d = 0; d < D; ++d) grad_x[d] += corner_slope<D>(cell, c, d) * dot;
+  }
+}
+
+}  // namespace fieldbook
