@@ -24,10 +24,10 @@ def make_dataset(scene: SceneFiles, poses: PoseFiles, out: DatasetFiles, long_si
 
     Training frames have the subset's poses and camera, test frames the reference's, all in the scene frame.
     Pictures and masks stay where they are, shared by all datasets, and are named by paths relative to the
-    dataset.
+    dataset. Where pictures have an alpha channel, ``background`` names what they are to be seen before.
 
     Args:
-        scene: Holds ``scene.json``, ``splits.json``, the reference and the pictures.
+        scene: Holds ``scene.json``, ``splits.json``, the reference, the pictures and their index.
         poses: The subset's poses; their names are the training frames.
         out: The dataset's folder.
         long_side: Which scaled pictures to use; 0 is the frames' own size.
@@ -59,6 +59,8 @@ def make_dataset(scene: SceneFiles, poses: PoseFiles, out: DatasetFiles, long_si
         "test_filenames": [f["file_path"] for f in test_frames],
         "scene_json": _relative(scene.scene, out.root),
     }
+    if background := read_json(scene.frames_index).get("background"):
+        value["background"] = background
     has_points = _copy_points(poses.points, out.points)
     if has_points:
         value["ply_file_path"] = out.points.name

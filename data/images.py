@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from data.alpha import shrink_straight
 from fieldbook.errors import UserError
 from fieldbook.files import atomic_dir, read_json
 from fieldbook.layout import SceneFiles
@@ -31,6 +32,8 @@ def scaled_size(width: int, height: int, long_side: int) -> tuple[int, int]:
 
 def scale_images(files: SceneFiles, long_side: int) -> dict[str, int]:
     """Average the frames down to ``long_side`` pixels; 0 means full size: nothing is written, the frames serve.
+
+    Frames with an alpha channel keep it; their colours are averaged by what is seen of them.
 
     Returns:
         ``width`` and ``height`` of the scaled frames.
@@ -65,10 +68,13 @@ def _scale(files: SceneFiles, source: Path, target: Path, long_side: int, is_mas
 def _scale_folder(source: Path, target: Path, names: Sequence[str], size: tuple[int, int], is_mask: bool) -> None:
     with atomic_dir(target) as out:
         for name in names:
-            picture = cv2.imread(str(source / name), cv2.IMREAD_GRAYSCALE if is_mask else cv2.IMREAD_COLOR)
+            picture = cv2.imread(str(source / name), cv2.IMREAD_GRAYSCALE if is_mask else cv2.IMREAD_UNCHANGED)
             if picture is None:
                 raise UserError(f"{source / name} is missing or damaged; delete {source} and make it again")
-            scaled = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+            if picture.ndim == 3 and picture.shape[2] == 4:
+                scaled = shrink_straight(picture, size)
+            else:
+                scaled = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
             if is_mask:
                 scaled = np.where(scaled > 127, np.uint8(255), np.uint8(0))
             cv2.imwrite(str(out / name), scaled)

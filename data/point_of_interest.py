@@ -35,7 +35,7 @@ def axes_meeting(poses: np.ndarray) -> Meeting:
         Infeasible: Fewer than two cameras, near-parallel axes, or a meeting point behind most cameras.
     """
     centres, views = poses[:, :3, 3], -poses[:, :3, 2]
-    hint = "; give the scene's poi in the reference's COLMAP frame"
+    hint = "; give the scene's poi in the frame of the reference's poses"
     if len(poses) < 2:
         raise Infeasible("one camera's axis meets nothing" + hint, {"cameras": len(poses)})
     spread_deg = float(np.degrees(direction_spread_rad(views)))

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 OPENGL_FROM_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])
+GIVEN_SPACE = "capture"
+"""``space`` of reference poses that came with the capture, in its own world: nothing was reconstructed."""
 
 
 def opengl_from_opencv(world_from_camera: np.ndarray) -> np.ndarray:

@@ -11,9 +11,9 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import av
 import cv2
@@ -37,16 +37,16 @@ class SourceFrame:
     Attributes:
         index: 0-based position among the source's readable frames.
         time_s: Presentation time from the container's start; ``None`` where the source has no clock.
-        rgb: Gives the upright picture, uint8 ``[height, width, 3]``.
+        rgb: Gives the upright picture, uint8 ``[height, width, 3]``, or ``[height, width, 4]`` with straight alpha.
         luma: Gives the luma at most ``LUMA_LONG_SIDE`` long, uint8 ``[h, w]``, full range, maybe not upright.
-        source: Name of the image file; ``None`` for a video.
+        facts: What else the source knows of the frame, for its entry in ``raw.json``.
     """
 
     index: int
     time_s: float | None
     rgb: Callable[[], np.ndarray]
     luma: Callable[[], np.ndarray]
-    source: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 def bounded_size(width: int, height: int) -> tuple[int, int]:
@@ -194,8 +194,9 @@ class ImageSource:
     def __iter__(self) -> Iterator[SourceFrame]:
         """Yield the images; a damaged one raises ``UserError`` when its pixels are asked for."""
         for index, path in enumerate(self.paths):
-            picture = _read_once(path)
-            yield SourceFrame(index, None, picture, lambda picture=picture: _image_luma(picture()), path.name)
+            picture = read_picture(path, "RGB")
+            facts = {"source": path.name}
+            yield SourceFrame(index, None, picture, lambda picture=picture: image_luma(picture()), facts)
 
     def size(self) -> tuple[int, int]:
         """Upright ``(width, height)`` that all images share; every file is decoded coarsely on the way.
@@ -240,18 +241,33 @@ def _checked_size(path: Path) -> tuple[int, int]:
     return (height, width) if turned else (width, height)
 
 
-def _read_once(path: Path) -> Callable[[], np.ndarray]:
+def has_alpha(path: Path) -> bool:
+    """Whether an image has an alpha channel or a transparent palette entry; only its header is read.
+
+    Raises:
+        UserError: Not a readable image of 8 bits per channel.
+    """
+    with _open_image(path) as image:
+        return image.has_transparency_data
+
+
+def read_picture(path: Path, mode: Literal["RGB", "RGBA"]) -> Callable[[], np.ndarray]:
+    """A function that gives the upright picture, uint8 ``[h, w, 3 or 4]``, and reads the file once, when first called.
+
+    The function raises ``UserError`` for an unreadable image.
+    """
     cache: list[np.ndarray] = []
 
-    def rgb() -> np.ndarray:
+    def picture() -> np.ndarray:
         if not cache:
             with _open_image(path) as image:
-                cache.append(np.asarray(ImageOps.exif_transpose(image).convert("RGB")))
+                cache.append(np.asarray(ImageOps.exif_transpose(image).convert(mode)))
         return cache[0]
 
-    return rgb
+    return picture
 
 
-def _image_luma(picture: np.ndarray) -> np.ndarray:
+def image_luma(picture: np.ndarray) -> np.ndarray:
+    """Luma of an uint8 RGB picture ``[height, width, 3]``, at most ``LUMA_LONG_SIDE`` long, uint8 ``[h, w]``."""
     gray = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
     return cv2.resize(gray, bounded_size(gray.shape[1], gray.shape[0]), interpolation=cv2.INTER_AREA)

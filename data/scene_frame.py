@@ -5,8 +5,12 @@ horizontal part of the mean direction from the POI to the cameras; where cameras
 shorter than 0.1, of the direction to the first camera. Every choice is deterministic: the frame depends on
 the reference alone.
 
+A capture that came with its poses has a world of its own, and says which box of it holds everything. Where the mean
+camera up is nearer than 45 degrees to that world's +z, the scene's axes are the world's: a mean over a few cameras all
+round would tilt the object by degrees, and a turned box is a larger one. Bounds, near and far are then the box's.
+
 Symbols: ``D`` median camera-POI distance in COLMAP units; the mean view direction is the mean of the optical
-axes.
+axes; "colmap" stands for the frame of the reference's poses, also where that is a capture's own world.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from typing import Any
 import numpy as np
 import pycolmap
 
+from data.bounds import bounds_of_box, bounds_of_points, near_far_of_box, near_far_of_points
 from data.point_of_interest import (
     axes_meeting,
     mean_direction,
@@ -28,13 +33,15 @@ from data.point_of_interest import (
     slide_to_surface,
 )
 from data.points import write_points
-from data.poses import Camera, Sim3, project
+from data.poses import GIVEN_SPACE, Camera, Sim3, project
 from data.robust_geometry import Meeting, Plane, direction_spread_rad
 from fieldbook.errors import Infeasible, UserError
 from fieldbook.files import read_json, write_json
 from fieldbook.layout import SceneFiles
 
 log = logging.getLogger(__name__)
+
+WORLD_UP_COSINE = np.sqrt(0.5)  # of 45 degrees: a world whose up is y, or upside down, is further off
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,7 @@ class SceneFrame:
         poi_in_colmap: ``[3]``.
         axis: ``[3]`` unit, in the scene frame, towards the cameras.
         axis_source: ``plane`` or ``cameras``.
+        up_source: ``cameras`` (their mean up) or ``world`` (the capture's own +z).
         near: Distance along rays in front of everything seen, positive.
         far: Distance along rays behind it.
         bounds: ``[2, 3]`` lowest and highest corner.
@@ -75,6 +83,7 @@ class SceneFrame:
     poi_in_colmap: np.ndarray
     axis: np.ndarray
     axis_source: str
+    up_source: str
     near: float
     far: float
     bounds: np.ndarray
@@ -89,35 +98,48 @@ class SceneFrame:
         return {**plain, "scene_from_colmap": self.scene_from_colmap.to_json(), **fixed}
 
 
-def scene_frame_from(poses: np.ndarray, cloud: Cloud, poi: np.ndarray | None = None) -> SceneFrame:
+def scene_frame_from(
+    poses: np.ndarray, cloud: Cloud, poi: np.ndarray | None = None, box: np.ndarray | None = None
+) -> SceneFrame:
     """Find the scene frame.
 
     Args:
         poses: ``colmap_from_camera`` ``[n, 4, 4]``, OpenGL axes, in capture order.
         cloud: Sparse points; may be empty.
         poi: ``[3]`` in the COLMAP frame; overrides the search, also where the axes do not meet.
+        box: ``[2, 3]`` lowest and highest corner of what holds everything, in a capture's own world.
 
     Raises:
         Infeasible: No POI is given and the optical axes do not meet in front of the cameras.
+        UserError: The cameras look at something outside the box.
     """
     centres = poses[:, :3, 3]
     meeting = None if poi is not None else axes_meeting(poses)
     start = np.asarray(poi, float) if meeting is None else slide_to_surface(poses, cloud.points, meeting)
     plane = object_plane(centres, cloud.points, start)
     found = start if plane is None or meeting is None else meeting_on_plane(poses, meeting, plane)
-    sim = _similarity(poses, found)
+    if box is not None:
+        _require_inside(found, box)
+    in_world = box is not None and bool(_mean_up(poses)[2] > WORLD_UP_COSINE)
+    sim = _similarity(poses, found, in_world)
     axis = plane.normal if plane is not None else mean_direction(centres - found, fallback=_mean_up(poses))
     axis = sim.rotation @ (axis * (np.sign(axis @ mean_direction(centres - found, fallback=axis)) or 1.0))
     centres_in_scene, points_in_scene = sim.points(centres), sim.points(cloud.points)
-    near, far = _near_far(centres_in_scene, points_in_scene, cloud)
+    if box is None:
+        near, far = near_far_of_points(centres_in_scene, points_in_scene[cloud.point_of], cloud.camera_of)
+        bounds = bounds_of_points(centres_in_scene, points_in_scene)
+    else:
+        near, far = near_far_of_box(centres, box, sim.scale)
+        bounds = bounds_of_box(sim, box)
     return SceneFrame(
         scene_from_colmap=sim,
         poi_in_colmap=found,
         axis=axis,
         axis_source="cameras" if plane is None else "plane",
+        up_source="world" if in_world else "cameras",
         near=near,
         far=far,
-        bounds=_bounds(centres_in_scene, points_in_scene),
+        bounds=bounds,
         camera_distance_mean=float(np.linalg.norm(centres_in_scene, axis=1).mean()),
         camera_height_mean=float(centres_in_scene[:, 2].mean()),
         uncertainty=_uncertainty(poses, found, meeting, plane, sim.scale),
@@ -128,11 +150,23 @@ def _mean_up(poses: np.ndarray) -> np.ndarray:
     return mean_direction(poses[:, :3, 1], fallback=poses[0, :3, 1])
 
 
-def _similarity(poses: np.ndarray, poi: np.ndarray) -> Sim3:
+def _require_inside(poi: np.ndarray, box: np.ndarray) -> None:
+    if not ((poi >= box[0]) & (poi <= box[1])).all():
+        point, low, high = ("(" + ", ".join(f"{v:.3g}" for v in corner) + ")" for corner in (poi, *box))
+        raise UserError(
+            f"the cameras look at {point}, outside the box from {low} to {high} that the capture's format keeps its "
+            "scene in; move and scale the scene and its cameras into it"
+        )
+
+
+def _similarity(poses: np.ndarray, poi: np.ndarray, in_world: bool) -> Sim3:
+    """Frame about the POI; with the axes of the poses' own world, or by the module's rule."""
     centres = poses[:, :3, 3]
     distance = median_distance(centres, poi)
     if distance == 0:
         raise Infeasible("the point of interest is where the cameras are", {"poi": poi.tolist()})
+    if in_world:
+        return Sim3(1 / distance, np.eye(3), -poi / distance)
     z = _mean_up(poses)
     rotation = np.stack([x := _heading(poses, poi, z), np.cross(z, x), z])
     return Sim3(1 / distance, rotation, -rotation @ poi / distance)
@@ -146,30 +180,6 @@ def _heading(poses: np.ndarray, poi: np.ndarray, z: np.ndarray) -> np.ndarray:
     level = (v - (v @ z) * z for v in (mean, first, poses[0, :3, 0], *np.eye(3)))
     chosen = next(v for v in level if np.linalg.norm(v) >= 0.1)
     return chosen / np.linalg.norm(chosen)
-
-
-def _near_far(centres: np.ndarray, points: np.ndarray, cloud: Cloud) -> tuple[float, float]:
-    """Half the nearest and 1.5 times the farthest distance along rays, over observed points and the POI.
-
-    The 0.5 and 99 percentiles stand for nearest and farthest: single points are often mistriangulated.
-    """
-    to_poi = np.linalg.norm(centres, axis=1)
-    seen = np.linalg.norm(points[cloud.point_of] - centres[cloud.camera_of], axis=1)
-    low, high = np.percentile(seen, [0.5, 99]) if len(seen) else (to_poi.min(), to_poi.max())
-    near = 0.5 * min(low, to_poi.min())
-    return max(float(near), 0.01), float(1.5 * max(high, to_poi.max()))
-
-
-def _bounds(centres: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Box ``[2, 3]`` of cameras, POI and points between their 2 and 98 percentiles, a tenth larger.
-
-    No side is shorter than 1, so cameras in one plane and no points still leave room for the object.
-    """
-    robust = np.percentile(points, [2, 98], axis=0) if len(points) else np.zeros((0, 3))
-    everything = np.concatenate([centres, np.zeros((1, 3)), robust])
-    low, high = everything.min(0), everything.max(0)
-    half = np.maximum(0.55 * (high - low), 0.5)
-    return np.stack([(low + high) / 2 - half, (low + high) / 2 + half])
 
 
 def _uncertainty(
@@ -198,6 +208,9 @@ def _uncertainty(
         numbers["plane_inlier_share"] = float(plane.inliers.mean())
         numbers["plane_rms"] = plane.rms * scale
     return numbers
+
+
+NO_CLOUD = Cloud(np.zeros((0, 3)), np.zeros((0, 3), np.uint8), np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 
 def read_cloud(model: Path, names: list[str]) -> Cloud:
@@ -234,7 +247,7 @@ def make_scene_frame(files: SceneFiles, spec: dict[str, Any]) -> dict[str, Any]:
 
     Raises:
         Infeasible: The optical axes do not meet and no POI is given.
-        UserError: The reference's poses are missing.
+        UserError: The reference's poses are missing, or the POI is in no picture or outside a given box.
     """
     reference = read_json(files.reference_poses)
     names = sorted(reference["poses"])
@@ -243,8 +256,10 @@ def make_scene_frame(files: SceneFiles, spec: dict[str, Any]) -> dict[str, Any]:
         raise Infeasible("the reference has no registered frame", {"registered": 0})
     if spec.get("poi") is not None:
         _require_seen(np.array(spec["poi"], float), Camera(**reference["camera"]), poses)
-    cloud = read_cloud(files.reference_sparse, names)
-    frame = scene_frame_from(poses, cloud, spec.get("poi"))
+    given = reference.get("space") == GIVEN_SPACE
+    cloud = NO_CLOUD if given else read_cloud(files.reference_sparse, names)
+    box = np.array(reference["box"], float) if given else None
+    frame = scene_frame_from(poses, cloud, spec.get("poi"), box)
     write_points(files.reference_points, frame.scene_from_colmap.points(cloud.points), cloud.colours)
     write_json(files.scene, {**frame.to_json(), "camera": reference["camera"]})
     log.info("scene frame: axis from %s, near %.3g, far %.3g", frame.axis_source, frame.near, frame.far)
@@ -258,5 +273,6 @@ def _require_seen(poi: np.ndarray, camera: Camera, poses: np.ndarray) -> None:
         if depth > 0 and 0 <= u <= camera.width and 0 <= v <= camera.height:
             return
     raise UserError(
-        f"poi: {poi.tolist()} is in none of the {len(poses)} pictures; give a point of the reference's COLMAP frame"
+        f"poi: {poi.tolist()} is in none of the {len(poses)} pictures; give a point in the frame of the reference's "
+        "poses"
     )

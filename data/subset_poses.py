@@ -3,6 +3,9 @@
 ``reference`` takes the cameras from the reconstruction of all frames, so that only the method is studied; its points
 are triangulated again from the subset's own frames. ``subset`` lets COLMAP see the subset alone, with a focal length
 of its own, and brings the result into the scene frame by a similarity: what a capture of this size would give.
+
+Poses that came with the capture were reconstructed from no frames, so there is only the policy ``reference``, and no
+points.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from data import colmap
 from data.align import Alignment, OutlierRule, align_poses
 from data.colmap import CENTRED_PINHOLE, SfmOptions
 from data.points import write_points
-from data.poses import Camera, Sim3
+from data.poses import GIVEN_SPACE, Camera, Sim3
 from data.sfm import SfmResult, reconstruct
 from data.subsets import frame_number, gap_ratio, subset
 from data.triangulate import triangulate_subset
@@ -78,8 +81,9 @@ def make_poses(files: SceneFiles, pose_files: PoseFiles, spec: dict[str, Any], r
         trained frames), and for ``subset`` the median residuals of the alignment.
 
     Raises:
-        Infeasible: The pool is too small, COLMAP finds no model or less than half of the frames, or the model does
-            not fit the reference within ``sfm.max_rotation_residual_deg`` and ``sfm.max_centre_residual``.
+        Infeasible: The pool is too small, COLMAP finds no model or less than half of the frames, the model does
+            not fit the reference within ``sfm.max_rotation_residual_deg`` and ``sfm.max_centre_residual``, or
+            ``subset`` is asked of a capture whose poses are given.
     """
     splits, scene, reference = (read_json(p) for p in (files.splits, files.scene, files.reference_poses))
     names = subset(splits, request.count, request.draw)
@@ -87,12 +91,25 @@ def make_poses(files: SceneFiles, pose_files: PoseFiles, spec: dict[str, Any], r
     cameras = {n: scene_from_colmap.poses(np.array(p)) for n, p in reference["poses"].items()}
     options = SfmOptions.from_spec(spec["sfm"], seed=request.sfm_seed)
     pose_files.root.mkdir(parents=True, exist_ok=True)
-    if request.policy == "reference":
-        camera = Camera(**reference["camera"])
+    camera = Camera(**reference["camera"])
+    if reference.get("space") == GIVEN_SPACE:
+        found = _as_given(names, cameras, camera, request.policy)
+    elif request.policy == "reference":
         found = _from_reference(files, pose_files, names, cameras, camera, scene_from_colmap, options)
     else:
         found = _from_subset(files, pose_files, names, cameras, spec["sfm"], request)
     return _write(pose_files, request, names, found, reference["camera"]["fx"])
+
+
+def _as_given(names: Sequence[str], cameras: dict[str, np.ndarray], camera: Camera, policy: str) -> _Found:
+    if policy == "subset":
+        raise Infeasible(
+            "the capture came with its poses, so there is nothing to reconstruct from a subset of its frames; "
+            "only the pose policy reference is possible",
+            {"requested": len(names)},
+        )
+    no_points, no_colours = np.zeros((0, 3)), np.zeros((0, 3), np.uint8)
+    return _Found(camera, {n: cameras[n] for n in names}, no_points, no_colours, [], None, {})
 
 
 def _from_reference(

@@ -178,9 +178,9 @@ def held_out_positions(frame_count: int, every: int) -> list[int]:
 def make_splits(files: SceneFiles, spec: dict[str, Any]) -> dict[str, Any]:
     """Stage ``splits``: write test frames, pool and the nesting order of draw 0 to ``splits.json``.
 
-    Frames that the reference did not register leave both lists and are listed. ``split.file`` names a JSON
-    file ``{"train": [...], "test": [...]}`` of frame names or 0-based positions in ``frames.json`` that
-    replaces the rule.
+    Frames that the reference did not register leave both lists and are listed. A capture whose frames come with a
+    split of their own keeps it, instead of the rule. ``split.file`` names a JSON file ``{"train": [...],
+    "test": [...]}`` of frame names or 0-based positions in ``frames.json`` that replaces either.
 
     Returns:
         ``test``, ``pool``, ``unregistered``: how many.
@@ -189,12 +189,12 @@ def make_splits(files: SceneFiles, spec: dict[str, Any]) -> dict[str, Any]:
         UserError: The rule or the file leaves a list empty, or the file is not usable.
         Infeasible: Fewer than 90 % of the frames registered, or none of a list did.
     """
-    names = [frame["name"] for frame in read_json(files.frames_index)["frames"]]
+    frames = read_json(files.frames_index)["frames"]
+    names = [frame["name"] for frame in frames]
     registered = set(read_json(files.reference_poses)["poses"])
     unregistered = [name for name in names if name not in registered]
     _check_registered(len(names) - len(unregistered), len(names))
-    split = spec["split"]
-    lists = _from_file(Path(split["file"]), names) if split["file"] else _from_rule(names, split["test_every"])
+    lists = _lists(frames, names, spec["split"])
     train, test = ([name for name in part if name in registered] for part in lists)
     if not train or not test:
         what = "pool" if not train else "test"
@@ -204,6 +204,16 @@ def make_splits(files: SceneFiles, spec: dict[str, Any]) -> dict[str, Any]:
     value = {"test": test, "pool": train, "unregistered": unregistered, "nested": nested, "orders": orders}
     write_json(files.splits, value)
     return {"test": len(test), "pool": len(train), "unregistered": len(unregistered)}
+
+
+def _lists(frames: list[dict[str, Any]], names: Sequence[str], split: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Training and test names: of the user's file, else the frames' own split, else by the rule."""
+    if split["file"]:
+        return _from_file(Path(split["file"]), names)
+    if any("split" in frame for frame in frames):
+        train, test = ([frame["name"] for frame in frames if frame["split"] == part] for part in ("train", "test"))
+        return train, test
+    return _from_rule(names, split["test_every"])
 
 
 def _check_registered(registered: int, total: int) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from data.blender import check_frame_keys
+from data.blender_source import BlenderSource
 from data.readers import ImageSource, SourceFrame, VideoSource
 from fieldbook.errors import FieldbookError, UserError, nearest
 from fieldbook.files import atomic_dir, read_json, sha256_file, write_json
@@ -19,7 +21,7 @@ from fieldbook.layout import SceneFiles
 
 log = logging.getLogger(__name__)
 
-KINDS = ("synthetic", "video", "images")
+KINDS = ("synthetic", "video", "images", "blender")
 
 
 def ingest(files: SceneFiles, spec: dict[str, Any]) -> dict[str, Any]:
@@ -41,9 +43,8 @@ def ingest(files: SceneFiles, spec: dict[str, Any]) -> dict[str, Any]:
         from data.synthetic.capture import make_capture
 
         make_capture(files, capture)
-    probe = _probe_images if capture["kind"] == "images" else _probe_video
     path = _source_path(files, capture)
-    found = {"kind": capture["kind"], "source": str(path), **probe(path)}
+    found = {"kind": capture["kind"], "source": str(path), **_probe(path, capture)}
     if capture["kind"] == "synthetic":
         found["source"] = files.source_video.name  # relative to capture.json: results can be moved
     write_json(files.capture, {**found, "truth": capture["kind"] == "synthetic"})
@@ -56,6 +57,16 @@ def _source_path(files: SceneFiles, capture: dict[str, Any]) -> Path:
     if capture["kind"] not in KINDS:
         raise UserError(f"capture.kind {capture['kind']!r} is unknown; {nearest(capture['kind'], KINDS)}")
     return files.source_video if capture["kind"] == "synthetic" else Path(capture["path"]).expanduser()
+
+
+def _probe(path: Path, capture: dict[str, Any]) -> dict[str, Any]:
+    if capture["kind"] == "images":
+        return _probe_images(path)
+    if capture["kind"] == "blender":
+        source = BlenderSource(path, capture["background"])
+        count = len(source.paths)
+        return _capture(source.sha256(), source.size(), None, count, count) | {"background": source.background}
+    return _probe_video(path)
 
 
 def _probe_images(path: Path) -> dict[str, Any]:
@@ -143,7 +154,8 @@ def extract(files: SceneFiles, spec: dict[str, Any]) -> dict[str, Any]:
     ``sharpest`` cuts the source in ``count`` equal windows and takes the frame of each with the largest
     variance of the Laplacian of luma (Pech-Pacheco et al. 2000), the earliest on a tie; ``even`` takes
     evenly spaced frames with the first and the last. Rotation metadata is applied; times are the
-    container's, whatever its frame rate does.
+    container's, whatever its frame rate does. A ``blender`` capture gives all its frames, each with its own split,
+    path and pose in the index, and the camera, the box and the background of all.
 
     Returns:
         ``frames`` and ``source_frames``.
@@ -155,15 +167,24 @@ def extract(files: SceneFiles, spec: dict[str, Any]) -> dict[str, Any]:
     total = capture["frame_count"]
     count = _frame_count(spec["frames"]["count"], total)
     path = _source_path(files, spec["capture"])
-    images = capture["kind"] == "images"
-    source = ImageSource(path) if images else VideoSource(path, trusted=not capture["lost_frames"])
+    changed = UserError(f"{path} is no longer what capture.json says; restore it or delete {files.root}")
+    if capture["kind"] == "blender":
+        check_frame_keys("frames", spec["frames"])
+        source = BlenderSource(path, spec["capture"]["background"])
+        if source.sha256() != capture["sha256"]:  # poses could change without a change of size or number
+            raise changed
+    elif capture["kind"] == "images":
+        source = ImageSource(path)
+    else:
+        source = VideoSource(path, trusted=not capture["lost_frames"])
     size = (capture["width"], capture["height"])
     with atomic_dir(files.raw) as folder:
         picks = _picks(source, spec["frames"]["pick"], count, total)
         entries = [_write(frame, folder, size) for frame in _picked(source, picks)]
         if None in entries or len(entries) != count:
-            raise UserError(f"{path} is no longer what capture.json says; restore it or delete {files.root}")
-    write_json(files.raw_index, {"width": size[0], "height": size[1], "frames": entries})
+            raise changed
+    more = source.index_facts(size) if isinstance(source, BlenderSource) else {}
+    write_json(files.raw_index, {"width": size[0], "height": size[1], **more, "frames": entries})
     return {"frames": count, "source_frames": total}
 
 
@@ -217,13 +238,14 @@ def _write(frame: SourceFrame, folder: Path, size: tuple[int, int]) -> dict[str,
     name, picture, luma = f"frame_{frame.index:05d}.png", frame.rgb(), frame.luma()
     if (picture.shape[1], picture.shape[0]) != size:
         return None
-    if not cv2.imwrite(str(folder / name), picture[..., ::-1]):
+    bgr = cv2.cvtColor(picture, cv2.COLOR_RGBA2BGRA if picture.shape[2] == 4 else cv2.COLOR_RGB2BGR)
+    if not cv2.imwrite(str(folder / name), bgr):
         raise FieldbookError(f"could not write {folder / name}; is the disk full?")
-    entry = {
+    return {
         "name": name,
         "index": frame.index,
         "time_s": frame.time_s,
         "sharpness": sharpness(luma),
         "exposure": float(luma.mean()) / 255,
+        **frame.facts,
     }
-    return entry if frame.source is None else {**entry, "source": frame.source}

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from data.alpha import blend, to_uint8
 from fieldbook.errors import UserError
 
 
@@ -20,6 +21,28 @@ def read_rgb(path: Path, bits: int = 8) -> np.ndarray:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype.itemsize * 8 != bits:
         raise UserError(f"{path} is {_describe(image)}; scoring needs 3 channels of {bits} bits")
     return image[..., ::-1] / np.float64(2**bits - 1)
+
+
+def read_truth(path: Path, background: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Read a true 8-bit picture as each convention compares with it: float64 ``[h, w, 3]`` in [0, 1], twice.
+
+    Args:
+        path: RGB, or RGB with straight alpha where there is a background.
+        background: Name of what a picture with alpha is seen before.
+
+    Returns:
+        For ``float`` the picture blended in float, for ``uint8`` the same rounded to 8 bits, as it would be
+        published; one and the same array for a picture without alpha.
+
+    Raises:
+        UserError: As ``read_rgb``.
+    """
+    image = _read(path)
+    if background is None or image.ndim != 3 or image.shape[2] != 4 or image.dtype != np.uint8:
+        plain = read_rgb(path)
+        return plain, plain
+    seen = blend(cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA) / 255.0, background)
+    return seen, to_uint8(seen) / 255.0
 
 
 def read_mask(path: Path) -> np.ndarray:

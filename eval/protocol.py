@@ -1,8 +1,10 @@
 """The stage ``score``: one row per rendered image, in one protocol for every method.
 
 ``float`` columns compare the 16-bit render with the true picture, ``uint8`` columns the 8-bit render (the
-picture as published). Masked columns repeat them inside the dataset's mask of that frame. An empty cell means
-that the value does not exist or could not be had (no truth, no mask, picture too small, no LPIPS weights).
+picture as published). A true picture with an alpha channel is blended over the dataset's background, in float for
+``float``, rounded to 8 bits for ``uint8``. Masked columns repeat them inside the dataset's mask of that frame. An
+empty cell means that the value does not exist or could not be had (no truth, no mask, picture too small, no LPIPS
+weights).
 """
 
 from __future__ import annotations
@@ -131,7 +133,8 @@ def _read_dataset(files: DatasetFiles) -> Dataset:
     document = read_json(files.transforms)
     try:
         frames = {frame["file_path"]: frame for frame in document["frames"]}
-        test = {Path(name).stem: _truth_of(files.root, frames[name]) for name in document["test_filenames"]}
+        background = document.get("background")
+        test = {Path(name).stem: _truth_of(files.root, frames[name], background) for name in document["test_filenames"]}
         training = [frames[name] for name in document["train_filenames"]]
     except KeyError as error:
         raise UserError(f"{files.transforms} lacks {error}; make the dataset again") from None
@@ -139,9 +142,9 @@ def _read_dataset(files: DatasetFiles) -> Dataset:
     return Dataset(test, [Path(frame["file_path"]).name for frame in training], poses)
 
 
-def _truth_of(root: Path, frame: dict[str, Any]) -> Truth:
+def _truth_of(root: Path, frame: dict[str, Any], background: str | None) -> Truth:
     mask = frame.get("mask_path")
-    return Truth(root / frame["file_path"], None if mask is None else root / mask)
+    return Truth(root / frame["file_path"], None if mask is None else root / mask, background)
 
 
 def _score_folder(

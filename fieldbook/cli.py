@@ -55,7 +55,7 @@ def _scene_stage(stage: str, scene: Path, spec: str, work: Callable[..., Any], *
 
 
 def capture(scene: SceneDir, spec: Spec) -> Status:
-    """Probe a video or a folder of pictures, or make the synthetic capture.
+    """Probe a video, a folder of pictures or one in Blender format, or make the synthetic capture.
 
     Example: fieldbook capture results/scenes/fox --spec '{"capture": {"kind": "video", "path": "fox.mp4"}}'
     """
@@ -75,7 +75,7 @@ def frames(scene: SceneDir, spec: Spec) -> Status:
 
 
 def reference(scene: SceneDir, spec: Spec) -> Status:
-    """Reconstruct all frames with COLMAP and undistort them once.
+    """Reconstruct all frames with COLMAP and undistort them once; poses that came with a capture are taken as given.
 
     Example: fieldbook reference results/scenes/fox --spec @fox.json
     """
@@ -294,11 +294,27 @@ def report(study: Annotated[Positional[Path], arg(help="results/<study>")]) -> N
     make_report(study.parent, StudyFiles(study).resolved, StudyFiles(study))
 
 
+def doctor(
+    json_: Annotated[Path | None, arg(name="json", metavar="FILE", help="Write the same facts there.")] = None,
+) -> None:
+    """Look at this machine, build the compiled kernels, test each against its torch version and time both.
+
+    Example: fieldbook doctor --json doctor.json
+    """
+    from fieldbook.doctor import check, examine
+    from fieldbook.files import write_json
+
+    facts = examine(lambda line: print(line, flush=True))
+    if json_ is not None:
+        write_json(json_, facts)
+    check(facts)
+
+
 COMMANDS = {
     f.__name__.replace("_", "-"): f
     for f in (
         plan, method, capture, frames, reference, splits, scene_frame, mask, images, scaled_mask, poses, dataset, path,
-        train, render, score, tables, report,
+        train, render, score, tables, report, doctor,
     )
 }  # fmt: skip
 

@@ -47,7 +47,7 @@ class SceneFiles:
 
     @property
     def raw_index(self) -> Path:
-        """Name, source index, time, sharpness and exposure of each raw frame."""
+        """Name, source index, time, sharpness and exposure of each raw frame, and what the capture says of it."""
         return self.root / "raw.json"
 
     @property
@@ -62,12 +62,12 @@ class SceneFiles:
 
     @property
     def reference(self) -> Path:
-        """COLMAP reconstruction of all frames."""
+        """COLMAP reconstruction of all frames, or the poses that came with the capture."""
         return self.root / "reference"
 
     @property
     def reference_poses(self) -> Path:
-        """Reference poses in the COLMAP frame."""
+        """Reference poses in the COLMAP frame, or in the world of a capture that came with them."""
         return self.reference / "poses.json"
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from pathlib import Path
 
 import psutil
@@ -21,6 +22,16 @@ def usable_cpus(cpu_max: Path = CGROUP_CPU) -> int:
     except (OSError, ValueError):  # no cgroup v2, or "max"
         pass
     return max(cpus, 1)
+
+
+def cpu_name() -> str:
+    """The CPU's name as the kernel spells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
 
 
 def usable_memory_mb(limits: tuple[Path, ...] = CGROUP_LIMITS) -> int:

@@ -7,6 +7,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from data.blender import read_blender
 from fieldbook.config import read_config
 from fieldbook.errors import UserError, nearest
 from fieldbook.files import read_json, sha256_file
@@ -65,7 +66,7 @@ def check_scenes(study: Study) -> None:
         raise UserError(f"weights: no folder {weights!r}; give none, download, or a folder with torchvision's files")
     for name, spec in study.config["scenes"].items():
         files = study.results.scene(name)
-        _check_sources(name, spec)
+        _check_sources(name, spec, study.config["counts"])
         _check_unchanged(files, spec)
         _check_source_bytes(files, spec)
         if files.splits.exists():
@@ -108,7 +109,7 @@ def _check_unchanged(files: SceneFiles, spec: dict[str, Any]) -> None:
         refuse_change(files.root.name, files.status(f"mask-{mask}"), {"mask": source})
 
 
-def _check_sources(scene: str, spec: dict[str, Any]) -> None:
+def _check_sources(scene: str, spec: dict[str, Any], counts: list[int | str]) -> None:
     sources = {f"masks.{name}.path": mask.get("path") for name, mask in spec["masks"].items()}
     sources |= {"capture.path": spec["capture"].get("path"), "split.file": spec["split"]["file"]}
     for key, path in sources.items():
@@ -116,6 +117,10 @@ def _check_sources(scene: str, spec: dict[str, Any]) -> None:
             raise UserError(
                 f"scenes.{scene}.{key}: there is no {path}; paths are relative to the folder you start from"
             )
+    if spec["capture"]["kind"] == "blender":
+        folder = read_blender(Path(spec["capture"]["path"]).expanduser())
+        if not spec["split"]["file"]:
+            check_counts(counts, scene, len(folder.of_split("train")))
 
 
 def _check_source_bytes(files: SceneFiles, spec: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from camera_paths.spec import check_path_spec
+from data.blender import check_frame_keys
 from data.subsets import count_label, held_out_positions
 from fieldbook.config import validate
 from fieldbook.errors import UserError, nearest
@@ -143,8 +144,13 @@ def _check_scene(config: dict[str, Any], scene: str) -> None:
                 raise UserError(
                     f"{axis}: scene {scene!r} has no mask {mask!r}; {nearest(mask, ['none', *spec['masks']])}"
                 )
-    if spec["capture"]["kind"] != "synthetic" and any(m["kind"] == "truth" for m in spec["masks"].values()):
+    capture, kinds = spec["capture"]["kind"], [m["kind"] for m in spec["masks"].values()]
+    if capture != "synthetic" and "truth" in kinds:
         raise UserError(f"scenes.{scene}.masks: only a synthetic capture has true masks; use kind: folder")
+    if capture != "blender" and "alpha" in kinds:
+        raise UserError(f"scenes.{scene}.masks: only a blender capture has an alpha channel; use kind: folder")
+    if capture == "blender":
+        check_frame_keys(f"scenes.{scene}.frames", spec["frames"])
     pool = _pool_size(spec)
     if pool is not None:
         check_counts(config["counts"], scene, pool)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fieldbook.errors import UserError, nearest
+from methods.hash_nerf.presets import PRESETS as HASH_NERF
 
 Overrides = Mapping[str, Any]
 
@@ -198,7 +199,11 @@ _NEUS = Method(
     presets=_STEPS_ONLY,
 )
 
+# Its own model blends pictures that have an alpha channel, over another colour at every ray.
+_HASH_NERF = Method(base={"pipeline.datamanager.dataparser.keep_alpha": True}, presets=HASH_NERF)
+
 METHODS: dict[str, Method] = {
+    "hash-nerf": _HASH_NERF,
     "nerfacto": _NERFACTO,
     "nerfacto-big": Method(base=_TORCH, presets={"paper": {}}),
     "nerfacto-huge": Method(base=_TORCH, presets={"paper": {}}),
@@ -217,7 +222,7 @@ METHODS: dict[str, Method] = {
     "phototourism": Method(needs=("poses", "photo-collection"), base=_TORCH, presets=_STEPS_ONLY),
     "semantic-nerfw": Method(needs=("poses", "semantics"), presets=_STEPS_ONLY),
 }
-"""nerfstudio's own methods."""
+"""Fieldbook's methods and nerfstudio's own."""
 
 
 def method_entry(method: str) -> Method:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from data.poses import GIVEN_SPACE
 from fieldbook.layout import SceneFiles
 from reports.records import read_optional
 from reports.text import NONE, plural, significant, vector
@@ -10,6 +11,11 @@ AXIS_SOURCES = {
     "plane": "normal of the object plane",
     "cameras": "mean direction to the cameras (no plane was supported well enough)",
 }
+
+
+def poses_are_given(files: SceneFiles) -> bool:
+    """Whether the scene's poses came with its capture, so that nothing was reconstructed."""
+    return read_optional(files.reference_poses).get("space") == GIVEN_SPACE
 
 
 def scene_facts(files: SceneFiles) -> list[tuple[str, str]]:
@@ -34,6 +40,8 @@ def _reference_facts(files: SceneFiles) -> list[tuple[str, str]]:
     poses = read_optional(files.reference_poses)
     if not poses:
         return []
+    if poses_are_given(files):
+        return [("Poses", f"of {poses['registered']} frames, given with the capture; nothing was reconstructed")]
     unregistered = ", ".join(poses.get("unregistered", [])) or "none"
     error = significant(poses.get("mean_reprojection_error"), 3)
     return [
@@ -48,11 +56,12 @@ def _frame_facts(files: SceneFiles) -> list[tuple[str, str]]:
     if not frame:
         return []
     source = AXIS_SOURCES.get(frame.get("axis_source", ""), frame.get("axis_source", NONE))
+    world = "capture's own" if poses_are_given(files) else "COLMAP"
     near, far = significant(frame.get("near"), 3), significant(frame.get("far"), 3)
     facts = [
         (
             "Point of interest",
-            f"{vector(frame.get('poi_in_colmap'))} in the COLMAP frame; origin of the scene",
+            f"{vector(frame.get('poi_in_colmap'))} in the {world} frame; origin of the scene",
         ),
         ("Axis of the cones", f"{vector(frame.get('axis'))}, {source}"),
         ("Near and far", f"{near} and {far} scene units"),

@@ -7,11 +7,13 @@ import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from plotly.colors import hex_to_rgb, sequential
 
+from data.alpha import read_shown
 from fieldbook.layout import StudyFiles
 from reports.records import RunRecord, read_csv, read_optional
 
@@ -31,12 +33,14 @@ class View:
     Attributes:
         split: ``test`` or the name of a novel-view path.
         truth: None where no true image exists.
+        background: What a truth with an alpha channel is shown before.
     """
 
     split: str
     name: str
     prediction: Path
     truth: Path | None
+    background: str | None = None
 
 
 @dataclass(frozen=True)
@@ -65,14 +69,16 @@ def chosen_views(run: RunRecord, study: StudyFiles) -> list[View]:
 
 def _view(run: RunRecord, study: StudyFiles, split: str, name: str) -> View:
     if split == "test":
-        return View(split, name, run.files.test / f"{name}.png", _test_truth(run, name))
+        dataset = read_optional(run.dataset.transforms)
+        truth = _test_truth(run, dataset, name)
+        return View(split, name, run.files.test / f"{name}.png", truth, dataset.get("background"))
     truth = study.path(run.entry["scene"], split).truth / f"{name}.png"
     return View(split, name, run.files.path(split) / f"{name}.png", truth if truth.exists() else None)
 
 
-def _test_truth(run: RunRecord, name: str) -> Path | None:
+def _test_truth(run: RunRecord, dataset: dict[str, Any], name: str) -> Path | None:
     """The dataset's own picture of a test frame: what the scores were computed against."""
-    frames = read_optional(run.dataset.transforms).get("frames", [])
+    frames = dataset.get("frames", [])
     paths = (run.dataset.root / f["file_path"] for f in frames if Path(f["file_path"]).stem == name)
     return next((p for p in paths if p.exists()), None)
 
@@ -84,12 +90,12 @@ def pictures(view: View, long_side: int) -> list[Picture]:
         view: The view; its prediction must exist.
         long_side: Pictures are shrunk to this many pixels on their longer side, never enlarged.
     """
-    prediction = _load(view.prediction)
+    prediction = read_shown(view.prediction, None)
     what = f"view {view.name} of {view.split}"
     drawn = [Picture("prediction", _data_url(prediction, long_side), f"Prediction of {what}")]
     if view.truth is None:
         return drawn
-    truth = _load(view.truth)
+    truth = read_shown(view.truth, view.background)
     if truth.shape != prediction.shape:
         size = (prediction.shape[1], prediction.shape[0])
         truth = np.asarray(Image.fromarray(truth).resize(size, Image.Resampling.LANCZOS))
@@ -126,11 +132,6 @@ def long_side_for(count: int) -> int:
 def total_chars(drawn: Iterable[Picture]) -> int:
     """What the pictures add to the page."""
     return sum(len(p.source) for p in drawn)
-
-
-def _load(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
 
 
 def _data_url(pixels: np.ndarray, long_side: int) -> str:

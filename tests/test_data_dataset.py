@@ -35,6 +35,7 @@ def files(tmp_path):
         folder.mkdir(parents=True)
         for name in NAMES:
             Image.new("L", (4, 4)).save(folder / name)
+    write_json(scene.frames_index, {"frames": [{"name": n} for n in NAMES]})
     write_json(scene.scene, {"scene_from_colmap": SIM.to_json(), "camera": REFERENCE.to_json()})
     write_json(scene.splits, {"test": TEST})
     write_json(scene.reference_poses, {"poses": {n: pose(k).tolist() for k, n in enumerate(NAMES)}})
@@ -84,6 +85,7 @@ def test_top_level_keys_name_camera_points_and_scene(files):
     assert [value[k] for k in ("k1", "k2", "p1", "p2")] == [0, 0, 0, 0]
     assert (out.root / value["scene_json"]).resolve() == scene.scene.resolve()
     assert (out.root / value["ply_file_path"]).read_bytes() == b"ply of the subset"
+    assert "background" not in value
 
 
 def test_without_points_none_are_named_and_old_ones_go(files):

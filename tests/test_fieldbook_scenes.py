@@ -79,6 +79,48 @@ def test_a_missing_source_is_refused_before_any_job(config, change, words):
         check_scenes(make(config))
 
 
+@pytest.fixture
+def blender(config, write_blender, tmp_path):
+    """A config with one blender scene, and its folder."""
+    folder = write_blender(tmp_path / "ball")
+    config["scenes"]["mug"] = {"capture": {"kind": "blender", "path": str(folder)}}
+    return config, folder
+
+
+def test_a_blender_folder_is_checked_before_any_job(blender):
+    config, folder = blender
+    check_scenes(make(config))
+    (folder / "train" / "r_1.png").unlink()
+    with pytest.raises(UserError, match=r"1 of 5 pictures are not there, the first is .*r_1\.png"):
+        check_scenes(make(config))
+    (folder / "transforms_train.json").unlink()
+    with pytest.raises(UserError, match=r"has no transforms_train\.json"):
+        check_scenes(make(config))
+    config["scenes"]["mug"]["capture"]["path"] = "typo"
+    with pytest.raises(UserError, match=r"scenes\.mug\.capture\.path: there is no typo"):
+        check_scenes(make(config))
+
+
+def test_a_count_above_a_blender_folders_training_frames_is_refused_before_any_job(blender, tmp_path):
+    config, _ = blender
+    config["counts"] = [3]
+    check_scenes(make(config))
+    config["counts"] = [4]
+    with pytest.raises(UserError, match="4 is more than the pool of scene 'mug': 3 frames"):
+        check_scenes(make(config))
+    (tmp_path / "split.json").write_text("{}")  # says itself how large the pool is, once it is read
+    config["scenes"]["mug"]["split"] = {"file": str(tmp_path / "split.json")}
+    check_scenes(make(config))
+
+
+def test_another_background_under_the_old_name_is_refused(blender, files):
+    config, _ = blender
+    finish(files, config, "capture")
+    config["scenes"]["mug"]["capture"]["background"] = "black"
+    with pytest.raises(UserError, match=r"'mug'.* was made with capture: .*white.* asked for with capture: .*black"):
+        check_scenes(make(config))
+
+
 def test_a_missing_weights_folder_is_refused(config):
     with pytest.raises(UserError, match="weights: no folder 'nowhere'"):
         check_scenes(make(config | {"weights": "nowhere"}))

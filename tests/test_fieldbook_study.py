@@ -144,6 +144,34 @@ def test_true_masks_need_a_synthetic_capture(config):
         make_study(config, resolve)
 
 
+def blender(**keys):
+    return {"capture": {"kind": "blender", "path": "lego"}, **keys}
+
+
+def test_a_blender_capture_has_a_white_background_and_leaves_the_pool_to_its_files(config):
+    config |= {"scenes": {"lego": blender(masks={"m": {"kind": "alpha"}})}, "counts": [500], "masks": ["m"]}
+    study = make_study(config, resolve)
+    assert study.config["scenes"]["lego"]["capture"]["background"] == "white"
+    assert len(study.runs) == 1
+
+
+@pytest.mark.parametrize(
+    ("scene", "words"),
+    [
+        (blender(frames={"count": 20}), ["scenes.lego.frames.count is 20", "only all", "counts", "split.file"]),
+        (blender(masks={"m": {"kind": "truth"}}), ["only a synthetic capture"]),
+        ({"capture": {"kind": "blender", "path": "l", "background": "wite"}}, ["background", "did you mean 'white'"]),
+        ({"capture": {"kind": "images", "path": "l", "background": "white"}}, ["unknown key 'background'"]),
+        ({"capture": {"kind": "images", "path": "l"}, "masks": {"m": {"kind": "alpha"}}}, ["only a blender capture"]),
+    ],
+)
+def test_a_key_that_a_capture_cannot_have_is_one_line(config, scene, words):
+    with pytest.raises(UserError) as error:
+        make_study(config | {"scenes": {"lego": scene}}, resolve)
+    assert all(word in str(error.value) for word in [*words])
+    assert "\n" not in str(error.value)
+
+
 def test_nearest_names_the_close_one_only_where_there_is_one():
     assert nearest("nerfact", ["nerfacto", "mipnerf"]).endswith("did you mean 'nerfacto'?")
     assert "did you mean" not in nearest("zzz", ["nerfacto", "mipnerf"])
@@ -175,6 +203,6 @@ def test_every_key_of_the_schema_is_described_and_stands_in_config_yaml(reposito
         assert f"{key}:" in text, key
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "examples/fox.yaml"])
+@pytest.mark.parametrize("name", ["config.yaml", "examples/fox.yaml", "examples/lego.yaml"])
 def test_shipped_configs_are_valid_and_expand(repository, name):
     assert make_study(yaml.safe_load((repository / name).read_text()), resolve).runs

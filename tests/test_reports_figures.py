@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import itertools
 
 import numpy as np
@@ -54,6 +56,21 @@ def test_a_view_without_truth_shows_its_prediction_only_and_is_shrunk(tmp_path):
     (drawn,) = pictures(View("wide", "view_000", tmp_path / "p.png", None), 30)
     assert drawn.caption == "prediction"
     assert drawn.source.startswith("data:image/jpeg;base64,")
+
+
+def corner(picture) -> np.ndarray:
+    data = base64.b64decode(picture.source.split(",", 1)[1])
+    return np.asarray(Image.open(io.BytesIO(data)))[0, 0].astype(int)
+
+
+@pytest.mark.parametrize(("background", "level"), [("white", 255), ("black", 0)])
+def test_a_truth_with_alpha_is_shown_before_its_background_and_compared_there(tmp_path, background, level):
+    Image.fromarray(np.full((30, 45, 3), level, np.uint8)).save(tmp_path / "p.png")
+    Image.fromarray(np.full((30, 45, 4), (90, 30, 60, 0), np.uint8)).save(tmp_path / "t.png")
+    view = View("test", "frame_00001", tmp_path / "p.png", tmp_path / "t.png", background)
+    truth, _, error = pictures(view, 30)
+    assert np.abs(corner(truth) - level).max() <= 2  # JPEG
+    assert corner(error).sum() < 20  # the darkest colour: no difference
 
 
 def test_truth_of_another_size_is_brought_to_the_predictions(tmp_path):

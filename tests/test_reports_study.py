@@ -555,6 +555,22 @@ def test_the_report_says_what_a_reader_must_know(page):
         assert str(words) in text
 
 
+@pytest.mark.parametrize("given", [["shelf"], ["desk", "shelf"]])
+def test_given_poses_are_not_called_a_reconstruction(small, given):
+    root, study_json, out = small
+    for scene in given:
+        path = Results(root).scene(scene).reference_poses
+        write_json(path, json.loads(path.read_text()) | {"space": "capture", "mean_reprojection_error": None})
+    make_report(root, study_json, out, today=MONDAY)
+    text = " ".join(Page(without_plotly(out.report.read_text())).text.split())
+    assert f"Given poses: {', '.join(given)} came with poses" in text
+    all_given = len(given) == 2
+    assert ("come from a reconstruction of all frames" in text) != all_given
+    assert ("Mean reprojection error" in text) != all_given
+    assert text.count("of 24 frames, given with the capture") == len(given)
+    assert text.count("in the capture's own frame") == len(given)
+
+
 def test_an_incomplete_cell_is_never_ranked_even_where_its_mean_is_the_best(made, page):
     cell = next(c for c in rows(made[2].cells_csv) if c["cell"] == "shelf-n16-subset")
     assert cell["complete"] == "0"

@@ -7,6 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from data.alpha import read_shown
+
 THUMBNAIL_LONG_SIDE = 240
 MAX_THUMBNAILS = 24
 COLUMNS = 6
@@ -29,7 +31,7 @@ def overlay(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return cv2.drawContours(out, contours, -1, _OUTLINE_BGR, 1)
 
 
-def contact_sheet(frames: Path, masks: Path, names: list[str], out: Path) -> None:
+def contact_sheet(frames: Path, masks: Path, names: list[str], out: Path, background: str | None = None) -> None:
     """Write a JPEG of at most ``MAX_THUMBNAILS`` frames, evenly chosen, with their masks drawn in.
 
     Args:
@@ -37,17 +39,18 @@ def contact_sheet(frames: Path, masks: Path, names: list[str], out: Path) -> Non
         masks: Folder of equally large masks under the same names.
         names: File names, at least one.
         out: The JPEG.
+        background: What pictures with an alpha channel are shown before.
     """
     step = -(-len(names) // MAX_THUMBNAILS)
-    tiles = [_thumbnail(frames / name, masks / name) for name in names[::step]]
+    tiles = [_thumbnail(read_shown(frames / name, background), masks / name) for name in names[::step]]
     columns = min(COLUMNS, len(tiles))
     tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
     rows = [np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)]
     cv2.imwrite(str(out), np.vstack(rows), [cv2.IMWRITE_JPEG_QUALITY, 85])
 
 
-def _thumbnail(frame: Path, mask: Path) -> np.ndarray:
-    picture, keep = cv2.imread(str(frame), cv2.IMREAD_COLOR), cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE)
+def _thumbnail(rgb: np.ndarray, mask: Path) -> np.ndarray:
+    picture, keep = rgb[..., ::-1], cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE)
     scale = THUMBNAIL_LONG_SIDE / max(picture.shape[:2])
     size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
     small, small_keep = (cv2.resize(x, size, interpolation=cv2.INTER_AREA) for x in (picture, keep))

@@ -17,7 +17,7 @@ from fieldbook.layout import SceneFiles
 
 log = logging.getLogger(__name__)
 
-KINDS = ("folder", "truth")
+KINDS = ("folder", "truth", "alpha")
 Size = tuple[int, int]
 
 
@@ -26,7 +26,7 @@ def make_masks(files: SceneFiles, spec: dict[str, Any], mask: str) -> dict[str, 
 
     Args:
         files: The scene's files; frames must be there.
-        spec: The scene's spec; ``masks.<mask>`` says the kind: ``folder`` (with ``path``) or ``truth``.
+        spec: The scene's spec; ``masks.<mask>`` says the kind: ``folder`` (with ``path``), ``truth`` or ``alpha``.
         mask: Name of the source; ``none`` has no files and is not a source.
 
     Returns:
@@ -35,7 +35,7 @@ def make_masks(files: SceneFiles, spec: dict[str, Any], mask: str) -> dict[str, 
 
     Raises:
         UserError: An unknown source, a mask that is missing, unreadable or of a wrong size (the file is
-            named), or truth asked of a capture that has none.
+            named), or truth or alpha asked of a capture that has none.
     """
     if mask not in spec["masks"]:
         raise UserError(f"mask {mask!r} is not one of the scene's; {nearest(mask, spec['masks'])}")
@@ -45,12 +45,14 @@ def make_masks(files: SceneFiles, spec: dict[str, Any], mask: str) -> dict[str, 
     with atomic_dir(files.masks(mask)) as out:
         if source["kind"] == "truth":
             resized = _from_truth(files, out)
+        elif source["kind"] == "alpha":
+            resized = _from_alpha(files.frames, names, out)
         elif source["kind"] == "folder":
             resized = _from_folder(files, Path(source["path"]).expanduser(), out, size)
         else:
             raise UserError(f"masks.{mask}.kind {source['kind']!r} is unknown; {nearest(source['kind'], KINDS)}")
         coverages = [_coverage(out / name) for name in names]
-        contact_sheet(files.frames, out, names, out / "contact_sheet.jpg")
+        contact_sheet(files.frames, out, names, out / "contact_sheet.jpg", index.get("background"))
     return {
         "masks": len(names),
         "mean_coverage": float(np.mean(coverages)),
@@ -69,6 +71,16 @@ def _from_truth(files: SceneFiles, out: Path) -> int:
     from data.synthetic.truth import truth_masks
 
     truth_masks(files, out)
+    return 0
+
+
+def _from_alpha(frames: Path, names: list[str], out: Path) -> int:
+    """Keep what is at least half opaque."""
+    for name in names:
+        picture = cv2.imread(str(frames / name), cv2.IMREAD_UNCHANGED)
+        if picture.ndim != 3 or picture.shape[2] != 4:
+            raise UserError(f"mask kind 'alpha': {frames / name} has no alpha channel; use {{kind: folder, path: ...}}")
+        cv2.imwrite(str(out / name), np.where(picture[..., 3] >= 128, np.uint8(255), np.uint8(0)))
     return 0
 
 

@@ -21,11 +21,9 @@ ARCHITECTURES = (75, 80, 90)
 """Compute capabilities the CUDA library holds code for; 90 also as PTX, which newer GPUs translate."""
 
 # Written against LibTorch's stable ABI of 2.10, so one library serves every Python and every later torch.
-_CXX_FLAGS = (
-    "-O3 -std=c++20 -fPIC -fopenmp-simd -fno-math-errno -fno-trapping-math -march=native "
-    "-DTORCH_TARGET_VERSION=0x020a000000000000ULL"
-).split()
-_NVCC_FLAGS = "-O3 -lineinfo -std=c++20 -Xcompiler -fPIC".split()
+_CXX_FLAGS = ["-O3", "-std=c++20", "-fPIC", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math"]
+_CXX_FLAGS += ["-march=native", "-DTORCH_TARGET_VERSION=0x020a000000000000ULL"]
+_NVCC_FLAGS = ["-O3", "-lineinfo", "-std=c++20", "-Xcompiler", "-fPIC"]
 
 
 class BuildError(RuntimeError):
@@ -64,31 +62,46 @@ def cache_root() -> Path:
     return Path(base) / "radiance-fieldbook" / "kernels"
 
 
-def build(kind: Kind) -> Path:
-    """Compile a library, or find it in the cache.
+def locate(kind: Kind) -> Path:
+    """Where a library is, or will be once it is built.
 
     Args:
         kind: ``cpu`` needs a C++20 compiler, ``cuda`` also nvcc and a torch built for CUDA.
 
-    Returns:
-        The shared library.
-
     Raises:
-        BuildError: No compiler, or it failed.
+        BuildError: A compiler is missing.
     """
     tools = find_toolchain()
     if tools.cxx is None:
         raise BuildError("no C++ compiler (g++, or $CXX); install one to run the compiled kernels")
     if kind == "cuda" and tools.nvcc is None:
         raise BuildError("no nvcc (in $CUDA_HOME, /usr/local/cuda or on the path)")
-    folder = cache_root() / f"{kind}-{_key(kind, tools)}"
-    library = folder / f"libfieldbook_{kind}.so"
-    folder.mkdir(parents=True, exist_ok=True)
-    # Many jobs of a study start at once: one builds, the others wait.
-    with open(folder / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not library.is_file():
-            _compile(kind, tools, folder, library)
+    return cache_root() / f"{kind}-{_key(kind, tools)}" / f"libfieldbook_{kind}.so"
+
+
+def build(kind: Kind) -> Path:
+    """Compile a library, or find it in the cache.
+
+    Args:
+        kind: As in ``locate``.
+
+    Returns:
+        The shared library.
+
+    Raises:
+        BuildError: No compiler, or it failed, or the cache cannot be written.
+    """
+    library = locate(kind)
+    folder = library.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Many jobs of a study start at once: one builds, the others wait.
+        with open(folder / "lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not library.is_file():
+                _compile(kind, find_toolchain(), folder, library)
+    except OSError as error:
+        raise BuildError(f"cannot build in {folder}: {error}; $XDG_CACHE_HOME names another place") from error
     return library
 
 
@@ -97,9 +110,9 @@ def _key(kind: Kind, tools: Toolchain) -> str:
     digest = hashlib.sha256()
     for path in sorted(p for p in CSRC.rglob("*") if p.is_file()):
         digest.update(path.relative_to(CSRC).as_posix().encode() + path.read_bytes())
-    parts = [torch.__version__, platform.machine(), _cpu_flags(), *_CXX_FLAGS, _version(tools.cxx)]
+    parts = [torch.__version__, platform.machine(), _cpu_flags(), *_CXX_FLAGS, compiler_version(tools.cxx)]
     if kind == "cuda":
-        parts += [*_NVCC_FLAGS, str(ARCHITECTURES), _version(tools.nvcc)]
+        parts += [*_NVCC_FLAGS, str(ARCHITECTURES), compiler_version(tools.nvcc)]
     digest.update("\n".join(parts).encode())
     return digest.hexdigest()[:16]
 
@@ -112,7 +125,8 @@ def _cpu_flags() -> str:
     return next((line for line in lines if line.startswith(("flags", "Features"))), "")
 
 
-def _version(compiler: str | None) -> str:
+def compiler_version(compiler: str | None) -> str:
+    """What a compiler says of itself."""
     run = subprocess.run([str(compiler), "--version"], capture_output=True, text=True, check=False)
     return run.stdout
 

@@ -20,7 +20,7 @@ def check_tensor(
         dtype: What is allowed.
 
     Raises:
-        TypeError: Not a tensor, or another type.
+        TypeError: Not a tensor, or another type, or sparse.
         ValueError: Another shape.
     """
     if not isinstance(value, torch.Tensor):
@@ -28,6 +28,8 @@ def check_tensor(
     allowed = dtype if isinstance(dtype, tuple) else (dtype,)
     if value.dtype not in allowed:
         raise TypeError(f"{name} must be {' or '.join(map(str, allowed))}, got {value.dtype}")
+    if value.layout != torch.strided:
+        raise TypeError(f"{name} must be dense, got {value.layout}")
     fits = value.dim() == len(shape) and all(
         isinstance(want, str) or want == got for want, got in zip(shape, value.shape, strict=True)
     )

@@ -20,6 +20,8 @@ from methods.kernels.checks import check_device, check_finite, check_tensor
 from methods.kernels.library import compiled, has_kernels
 
 MAX_LEVELS = 32
+MAX_RESOLUTION = 2**22
+"""Points per axis; with more, float32 hardly says where in its cell a position lies."""
 FEATURES = (1, 2, 4, 8)
 
 
@@ -83,8 +85,11 @@ class Grid:
             raise ValueError("grid align_corners belongs to the dialect torch-ngp")
         if self.dialect == "nerfstudio" and self.kind != "hash":
             raise ValueError("grid dialect nerfstudio has hashed levels only")
+        if not math.log(self.base) + (self.levels - 1) * math.log(self.growth) <= math.log(MAX_RESOLUTION):
+            raise ValueError(f"grid: the finest level has at most {MAX_RESOLUTION} points per axis; got {self}")
         if self.rows > 2**31 - 1:
             raise ValueError(f"grid has {self.rows} rows; a table holds at most 2^31 - 1")
+        _ = self.packed  # made now, because torch.compile cannot trace how
 
     @classmethod
     def between(cls, base: int, finest: int, levels: int, **more) -> Grid:
@@ -103,11 +108,12 @@ class Grid:
         return tuple(made)
 
     def _level(self, index: int, offset: int) -> Level:
-        exact = self.base * self.growth**index
         if self.dialect == "nerfstudio":
-            return Level(float(math.floor(exact)), 0.0, 1, 2**self.log2_size, offset, True)
+            # In float32, as nerfstudio computes it: 16 to 2048 ends at 2047.
+            scale = math.floor(np.float32(self.base) * np.float32(self.growth) ** np.float32(index))
+            return Level(float(scale), 0.0, 1, 2**self.log2_size, offset, True)
         # Rounded to float32 first: 2048 in exact arithmetic must not become 2049 by the last bit of a double.
-        scale = float(np.float32(exact - 1))
+        scale = float(np.float32(self.base * self.growth**index - 1))
         resolution = math.ceil(scale) + 1
         side = resolution + 1 if self.dialect == "torch-ngp" and not self.align_corners else resolution
         stride = resolution if self.dialect == "tcnn" else side
@@ -160,8 +166,8 @@ def grid_encode(
         level_mask: Bit l switches level l on; a level that is off costs nothing, gives zeros and gets no gradient. None
             switches all on.
         sink: ``[R, F]`` float32. If given, the backward pass adds the table's gradient to it in place and autograd sees
-            none: a buffer that is kept between steps saves allocating and clearing one as large as the table. Eager
-            mode only.
+            none: a buffer that is kept between steps saves allocating and clearing one as large as the table. Every
+            backward pass through here adds to it, also one that asks for x's gradient alone. Eager mode only.
 
     Returns:
         ``[N, L * F]`` float32, level by level.
@@ -180,9 +186,26 @@ def grid_encode(
     check_finite("x", x)
     mask = (1 << grid.levels) - 1 if level_mask is None else level_mask
     if not has_kernels(x.device.type):
-        return reference.grid_encode(x, table, grid, mask)
+        return reference.grid_encode(x, table if sink is None else _sunk(table, sink), grid, mask)
     smooth, bounded = grid.interpolation == "smoothstep", grid.dialect == "torch-ngp"
     return _encode(x, table, grid.packed, sink, [grid.features, smooth, bounded, mask])
+
+
+class _Sunk(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, table: Tensor, sink: Tensor) -> Tensor:
+        ctx.sink = sink
+        return table.view_as(table)
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor):
+        ctx.sink.add_(grads[0])
+        return None, None
+
+
+def _sunk(table: Tensor, sink: Tensor) -> Tensor:
+    """The table for the twin, whose gradient goes to the sink too."""
+    return _Sunk.apply(table, sink)  # pyright: ignore[reportReturnType]
 
 
 def _options(table: Tensor, options: list[int]) -> Tensor:

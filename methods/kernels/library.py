@@ -31,7 +31,7 @@ def load(kind: Kind) -> Any:
 
 
 @functools.cache
-def compiled(device: str) -> Any | None:
+def compiled(device: str) -> Any:
     """The op namespace for a device type, or None with one warning where there is none: the twins run then.
 
     Args:

@@ -20,6 +20,9 @@ class FieldbookDataParserConfig(DataParserConfig):
     _target: type = field(default_factory=lambda: FieldbookDataParser)
     load_3D_points: bool = True  # noqa: N815 - the name splatfacto's other parsers use
     """Whether to read points.ply where the dataset has one."""
+    keep_alpha: bool = False
+    """Whether pictures keep their alpha channel, for a model that blends them itself; else they are blended over the
+    dataset's background."""
 
 
 fieldbook_dataparser = DataParserSpecification(

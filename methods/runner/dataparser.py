@@ -11,6 +11,7 @@ from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataparserOutputs
 from nerfstudio.data.scene_box import SceneBox
 
+from data.alpha import background_colour
 from fieldbook.errors import UserError, nearest
 from fieldbook.files import read_json
 
@@ -90,8 +91,16 @@ def cameras_of(frames: list[dict[str, Any]]) -> Cameras:
     )
 
 
+def _background(meta: dict[str, Any]) -> dict[str, torch.Tensor]:
+    return {"background": torch.tensor(background_colour(meta["background"]))} if "background" in meta else {}
+
+
 class FieldbookDataParser(DataParser):
-    """Dataset to nerfstudio's ``DataparserOutputs``; the saved transform is the identity."""
+    """Dataset to nerfstudio's ``DataparserOutputs``; the saved transform is the identity.
+
+    Of a dataset whose pictures have an alpha channel, ``metadata["background"]`` is the colour behind them, float
+    ``[3]`` in [0, 1]; ``alpha_color`` is the same, and nerfstudio blends, unless the config says ``keep_alpha``.
+    """
 
     def _generate_dataparser_outputs(self, split: str = "train", **_: Any) -> DataparserOutputs:
         path = transforms_path(Path(self.config.data))
@@ -100,12 +109,14 @@ class FieldbookDataParser(DataParser):
         masks = [folder / f["mask_path"] for f in frames if "mask_path" in f]
         if masks and len(masks) != len(frames):
             raise UserError(f"{path}: {len(masks)} of {len(frames)} {split} frames have a mask; give all or none")
+        background = _background(meta)
         return DataparserOutputs(
+            alpha_color=None if getattr(self.config, "keep_alpha", False) else background.get("background"),
             image_filenames=[folder / f["file_path"] for f in frames],
             cameras=cameras_of(frames),
             scene_box=scene_box(read_scene(path)),
             mask_filenames=masks or None,
-            metadata={"depth_filenames": None, **self._points(meta, folder)},
+            metadata={"depth_filenames": None, **background, **self._points(meta, folder)},
         )
 
     def _points(self, meta: dict[str, Any], folder: Path) -> dict[str, torch.Tensor]:

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -111,11 +111,33 @@ def apply_scene_bounds(config: Any, scene: dict[str, Any]) -> None:
         model.collider_params = {**model.collider_params, **planes}
 
 
+def apply_background(config: Any, background: str | None) -> None:
+    """Let the model show the dataset's background where it sees nothing, if its config knows a background.
+
+    Pictures were blended over one colour: to show it before nerfacto's last sample, or instant-ngp's black, a model
+    would have to fill empty space, and a random one asks for an alpha channel that blended pictures no longer have.
+
+    Args:
+        config: nerfstudio ``TrainerConfig``, changed in place.
+        background: Its name; ``None`` for pictures without alpha, which fill the frame: nothing is changed.
+    """
+    model = config.pipeline.model
+    if background is not None and hasattr(model, "background_color"):
+        model.background_color = background
+
+
 def _in_process(datamanager: Any) -> None:
     # The parallel one draws its rays in child processes: not reproducible. Only the target changes: nerfstudio's own
     # tools put theirs back when they open the run, and find the config class they expect.
     if getattr(datamanager, "_target", None) is ParallelDataManager:
         datamanager._target = VanillaDataManager
+
+
+def _parse_our_datasets(datamanager: Any, data: Path) -> None:
+    # A method made for our datasets says itself how it wants them; generfacto, which reads none, has no parser.
+    own = getattr(datamanager, "dataparser", None)
+    parser = own if isinstance(own, FieldbookDataParserConfig) else FieldbookDataParserConfig()
+    datamanager.dataparser = replace(parser, data=data)
 
 
 def _place(config: TrainerConfig, run: RunFiles, method: str) -> None:
@@ -140,7 +162,7 @@ def _sample_inside_masks(pixel_sampler: Any, frames: int) -> None:
 
 
 def build_config(run: RunFiles, dataset: DatasetFiles, spec: dict[str, Any]) -> TrainerConfig:
-    """Resolve a run's spec: nerfstudio's defaults, fixed cameras, preset, scene bounds, then the study's overrides.
+    """Resolve a run's spec: nerfstudio's defaults, fixed cameras, preset, the scene's bounds and background, overrides.
 
     Args:
         run: The run's files; its folder becomes nerfstudio's base folder.
@@ -161,7 +183,7 @@ def build_config(run: RunFiles, dataset: DatasetFiles, spec: dict[str, Any]) -> 
     config.data = None
     datamanager: Any = config.pipeline.datamanager
     _in_process(datamanager)
-    datamanager.dataparser = FieldbookDataParserConfig(data=dataset.transforms)
+    _parse_our_datasets(datamanager, dataset.transforms)
     datamanager.data = dataset.transforms
     if "masks" in gives and hasattr(datamanager, "pixel_sampler"):
         _sample_inside_masks(datamanager.pixel_sampler, len(read_json(dataset.transforms)["train_filenames"]))
@@ -170,6 +192,7 @@ def build_config(run: RunFiles, dataset: DatasetFiles, spec: dict[str, Any]) -> 
     fix_cameras_and_appearance(config.pipeline.model)
     apply_overrides(config, preset_overrides(method, spec.get("preset", "paper")))
     apply_scene_bounds(config, read_scene(dataset.transforms))
+    apply_background(config, read_json(dataset.transforms).get("background"))
     apply_overrides(config, spec.get("overrides", {}))
     return config
 
@@ -185,6 +208,7 @@ def check_method(spec: dict[str, Any]) -> dict[str, Any]:
         Infeasible: The machine lacks what the method needs.
     """
     config = method_config(spec["method"])
+    _parse_our_datasets(config.pipeline.datamanager, Path())
     apply_overrides(config, preset_overrides(spec["method"], spec["preset"]))
     apply_overrides(config, spec["overrides"])
     check_machine(spec["method"], resolve_device(spec["device"]))

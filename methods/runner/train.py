@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import platform
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -19,6 +18,7 @@ from nerfstudio.engine.trainer import TrainerConfig
 from fieldbook.errors import Infeasible
 from fieldbook.files import sha256_file, write_json, write_text
 from fieldbook.layout import DatasetFiles, RunFiles
+from fieldbook.machine import cpu_name
 from fieldbook.versions import versions
 from methods.presets import method_entry
 from methods.runner.checkpoint import save_checkpoint, write_manifest
@@ -59,7 +59,7 @@ def train(run: RunFiles, dataset: DatasetFiles, spec: dict[str, Any]) -> dict[st
     threads = set_threads(spec.get("torch_threads"))
     run.root.mkdir(parents=True, exist_ok=True)
     seed_everything(config.machine.seed)
-    trainer = _Trainer(config, run)
+    trainer = Trainer(config, run)
     with out_of_memory_is_infeasible(trainer.where), quiet(), reproducible(trainer.device):
         trainer.build()
         _describe(run, dataset, spec, config, threads)
@@ -67,7 +67,7 @@ def train(run: RunFiles, dataset: DatasetFiles, spec: dict[str, Any]) -> dict[st
     return {**numbers, "device": device_name(config.machine.device_type), "torch_threads": threads}
 
 
-class _Trainer:
+class Trainer:
     """The loop of nerfstudio's trainer without its viewer, writers and in-loop evaluation."""
 
     def __init__(self, config: TrainerConfig, run: RunFiles):
@@ -114,7 +114,8 @@ class _Trainer:
         steps, meter = self.config.max_num_iterations, _Meter(TrainLog(self.run.train_log))
         with Progress(f"train {self.config.method_name}", steps) as progress:
             for self.step in range(steps):
-                meter.add(self._iteration(self.step), self.pipeline.datamanager.get_train_rays_per_batch())
+                rays = self.pipeline.datamanager.get_train_rays_per_batch()  # before the step, which may change it
+                meter.add(self.iteration(self.step), rays)
                 if (self.step + 1) % LOG_EVERY == 0 or self.step == steps - 1:
                     facts = meter.flush(self.step, self._learning_rate())
                     progress.update(self.step + 1, **facts)
@@ -149,7 +150,7 @@ class _Trainer:
         for callback in self.callbacks:
             callback.run_callback_at_location(step, location=location)
 
-    def _iteration(self, step: int) -> torch.Tensor:
+    def iteration(self, step: int) -> torch.Tensor:
         """One step of optimisation, as nerfstudio's ``Trainer.train_iteration``; the loss, detached."""
         self.pipeline.train()
         self._callbacks(TrainingCallbackLocation.BEFORE_TRAIN_ITERATION, step)
@@ -233,11 +234,4 @@ def _describe(run: RunFiles, dataset: DatasetFiles, spec: dict[str, Any], config
 
 def device_name(device: str) -> str:
     """The GPU's name, or the CPU's as the kernel spells it."""
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
+    return torch.cuda.get_device_name() if device == "cuda" else cpu_name()

@@ -2,6 +2,7 @@
 #include "grid.h"
 
 #include <cstring>
+#include <vector>
 
 #include "bind.h"
 #include "launch.h"
@@ -11,89 +12,162 @@ namespace fieldbook {
 #if !defined(FIELDBOOK_CUDA)
 namespace {
 
-// Each thread takes a run of points and walks it once per level: one level's table stays in the cache.
-template <class Body>
-void points_by_level(const GridCall& call, const Body& body) {
-  torch::stable::parallel_for(0, call.args.points, 256, [&](int64_t begin, int64_t end) {
-    for (int32_t l = 0; l < call.args.level_count; ++l) body(l, begin, end);
+constexpr int LANES = 16;
+
+// Positions with each axis in a row of its own, so that blocks of points load as vectors.
+template <int D>
+std::vector<float> by_axis(const GridArgs& a, int64_t padded) {
+  std::vector<float> axes(D * padded, 0.5f);
+  torch::stable::parallel_for(0, a.points, 4096, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      for (int d = 0; d < D; ++d) axes[d * padded + i] = a.x[i * D + d];
   });
+  return axes;
 }
 
-template <int D, int F, bool SMOOTH, class T>
-void forward(const GridCall& call) {
-  const GridArgs& a = call.args;
-  const T* table = static_cast<const T*>(call.table);
-  const int64_t width = static_cast<int64_t>(a.level_count) * F;
-  points_by_level(call, [&](int32_t l, int64_t first, int64_t last) {
-    const GridLevel level = a.levels[l];
-    float* out = call.out + l * F;
-    const auto run = [&]<bool HASHED>() {
-      for (int64_t i = first; i < last; ++i)
-        grid_forward<D, F, SMOOTH, HASHED>(level, a.x + i * D, a.bounded, table, out + i * width);
-    };
-    if (!(a.level_mask >> l & 1)) {
-      for (int64_t i = first; i < last; ++i) std::memset(out + i * width, 0, sizeof(float) * F);
-    } else if (level.hashed) {
-      run.template operator()<true>();
-    } else {
-      run.template operator()<false>();
+// Cells, rows and weights of a block of points at one level: the body of ops/grid.h, one point per vector lane.
+template <int D, bool SMOOTH, bool HASHED>
+struct Block {
+  static constexpr int CORNERS = 1 << D;
+  alignas(64) uint32_t row[CORNERS][LANES];
+  alignas(64) float weight[CORNERS][LANES];
+  alignas(64) float slope[D][CORNERS][LANES];
+
+  template <bool SLOPES>
+  FB_HD void fill(const GridLevel& level, const float* axes, int64_t padded, bool bounded) {
+    uint32_t outside = 0;
+#pragma omp simd reduction(| : outside)
+    for (int lane = 0; lane < LANES; ++lane) {
+      float x[D];
+      for (int d = 0; d < D; ++d) x[d] = axes[d * padded + lane];
+      const GridCell<D> cell = grid_cell<D, SMOOTH>(level, x, bounded);
+      for (int c = 0; c < CORNERS; ++c) {
+        uint32_t at[D];
+        for (int d = 0; d < D; ++d) at[d] = cell.corner[d] + (c >> d & 1);
+        const uint32_t r = grid_row<D, HASHED>(level, at);
+        row[c][lane] = r;
+        outside |= !HASHED & (r >= level.rows);
+        weight[c][lane] = cell.inside ? corner_weight<D>(cell, c) : 0.0f;
+        if constexpr (SLOPES)
+          for (int d = 0; d < D; ++d) slope[d][c][lane] = cell.inside ? corner_slope<D>(cell, c, d) : 0.0f;
+      }
     }
-  });
-}
+    if (outside)
+      for (int c = 0; c < CORNERS; ++c)
+        for (int lane = 0; lane < LANES; ++lane) row[c][lane] = wrapped(row[c][lane], level.rows);
+  }
+};
 
-// Parallel over levels, so that no row has two writers and the sum's order does not depend on the threads. Fine levels
-// cost more than coarse ones: dealing them out like cards balances the threads.
-template <int D, int F, bool SMOOTH>
-void backward_table(const GridCall& call) {
+template <int D, int F, bool SMOOTH, bool HASHED, class T>
+void forward_level(const GridCall& call, int32_t l, const float* axes, int64_t padded, int64_t begin, int64_t end) {
   const GridArgs& a = call.args;
+  const GridLevel level = a.levels[l];
+  const T* table = static_cast<const T*>(call.table) + level.offset * F;
   const int64_t width = static_cast<int64_t>(a.level_count) * F;
-  const auto add = [out = call.out](int64_t at, const float* v) {
-    for (int f = 0; f < F; ++f) out[at + f] += v[f];
-  };
-  const auto one_level = [&](int32_t l) {
-    const GridLevel level = a.levels[l];
-    const auto run = [&]<bool HASHED>() {
-      for (int64_t i = 0; i < a.points; ++i)
-        grid_backward_table<D, F, SMOOTH, HASHED>(level, a.x + i * D, a.bounded, call.grad + i * width + l * F, add);
-    };
-    if (level.hashed) run.template operator()<true>();
-    else run.template operator()<false>();
-  };
-  const int64_t hands = static_cast<int64_t>(torch::stable::get_num_threads());
-  torch::stable::parallel_for(0, hands, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t hand = begin; hand < end; ++hand)
-      for (int64_t l = hand; l < a.level_count; l += hands)
-        if (a.level_mask >> l & 1) one_level(static_cast<int32_t>(l));
-  });
+  Block<D, SMOOTH, HASHED> block;
+  for (int64_t i = begin; i < end; i += LANES) {
+    block.template fill<false>(level, axes + i, padded, a.bounded);
+    const int lanes = static_cast<int>(end - i < LANES ? end - i : LANES);
+    for (int lane = 0; lane < lanes; ++lane) {
+      float sum[F] = {};
+      for (int c = 0; c < block.CORNERS; ++c) {
+        const T* entry = table + static_cast<int64_t>(block.row[c][lane]) * F;
+        for (int f = 0; f < F; ++f) sum[f] += block.weight[c][lane] * to_float(entry[f]);
+      }
+      float* out = call.out + (i + lane) * width + l * F;
+      for (int f = 0; f < F; ++f) out[f] = sum[f];
+    }
+  }
 }
 
+template <int D, int F, bool SMOOTH, bool HASHED>
+void backward_table_level(const GridCall& call, int32_t l, const float* axes, int64_t padded) {
+  const GridArgs& a = call.args;
+  const GridLevel level = a.levels[l];
+  float* table = call.out + level.offset * F;
+  const int64_t width = static_cast<int64_t>(a.level_count) * F;
+  Block<D, SMOOTH, HASHED> block;
+  for (int64_t i = 0; i < a.points; i += LANES) {
+    block.template fill<false>(level, axes + i, padded, a.bounded);
+    const int lanes = static_cast<int>(a.points - i < LANES ? a.points - i : LANES);
+    for (int lane = 0; lane < lanes; ++lane) {
+      const float* grad = call.grad + (i + lane) * width + l * F;
+      for (int c = 0; c < block.CORNERS; ++c) {
+        float* entry = table + static_cast<int64_t>(block.row[c][lane]) * F;
+        for (int f = 0; f < F; ++f) entry[f] += block.weight[c][lane] * grad[f];
+      }
+    }
+  }
+}
+
+template <int D, int F, bool SMOOTH, bool HASHED, class T>
+void backward_x_level(const GridCall& call, int32_t l, const float* axes, int64_t padded, int64_t begin, int64_t end) {
+  const GridArgs& a = call.args;
+  const GridLevel level = a.levels[l];
+  const T* table = static_cast<const T*>(call.table) + level.offset * F;
+  const int64_t width = static_cast<int64_t>(a.level_count) * F;
+  Block<D, SMOOTH, HASHED> block;
+  for (int64_t i = begin; i < end; i += LANES) {
+    block.template fill<true>(level, axes + i, padded, a.bounded);
+    const int lanes = static_cast<int>(end - i < LANES ? end - i : LANES);
+    for (int lane = 0; lane < lanes; ++lane) {
+      const float* grad = call.grad + (i + lane) * width + l * F;
+      float* out = call.out + (i + lane) * D;
+      for (int c = 0; c < block.CORNERS; ++c) {
+        const T* entry = table + static_cast<int64_t>(block.row[c][lane]) * F;
+        float dot = 0.0f;
+        for (int f = 0; f < F; ++f) dot += to_float(entry[f]) * grad[f];
+        for (int d = 0; d < D; ++d) out[d] += block.slope[d][c][lane] * dot;
+      }
+    }
+  }
+}
+
+// Each thread takes a run of points and walks it once per level, so that one level's table stays in the cache; the
+// table's gradient is instead parallel over levels, so that no row has two writers and the order of its sums does not
+// depend on the threads. Fine levels cost more than coarse ones: dealing them out like cards balances the threads.
 template <int D, int F, bool SMOOTH, class T>
-void backward_x(const GridCall& call) {
+void run_pass(const GridCall& call, GridPass pass) {
   const GridArgs& a = call.args;
-  const T* table = static_cast<const T*>(call.table);
-  const int64_t width = static_cast<int64_t>(a.level_count) * F;
-  points_by_level(call, [&](int32_t l, int64_t first, int64_t last) {
-    if (!(a.level_mask >> l & 1)) return;
-    const GridLevel level = a.levels[l];
+  const int64_t padded = (a.points + LANES - 1) / LANES * LANES;
+  const std::vector<float> positions = by_axis<D>(a, padded);
+  const float* axes = positions.data();
+  const auto points = [&](int32_t l, int64_t begin, int64_t end) {
     const auto run = [&]<bool HASHED>() {
-      for (int64_t i = first; i < last; ++i)
-        grid_backward_x<D, F, SMOOTH, HASHED>(level, a.x + i * D, a.bounded, table, call.grad + i * width + l * F,
-                                              call.out + i * D);
+      if (pass == GridPass::forward) forward_level<D, F, SMOOTH, HASHED, T>(call, l, axes, padded, begin, end);
+      else backward_x_level<D, F, SMOOTH, HASHED, T>(call, l, axes, padded, begin, end);
     };
-    if (level.hashed) run.template operator()<true>();
+    if (a.levels[l].hashed) run.template operator()<true>();
     else run.template operator()<false>();
+  };
+  const auto rows = [&](int32_t l) {
+    if (a.levels[l].hashed) backward_table_level<D, F, SMOOTH, true>(call, l, axes, padded);
+    else backward_table_level<D, F, SMOOTH, false>(call, l, axes, padded);
+  };
+  if (pass == GridPass::backward_table) {
+    const int64_t hands = static_cast<int64_t>(torch::stable::get_num_threads());
+    torch::stable::parallel_for(0, hands, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t hand = begin; hand < end; ++hand)
+        for (int64_t l = hand; l < a.level_count; l += hands)
+          if (a.level_mask >> l & 1) rows(static_cast<int32_t>(l));
+    });
+    return;
+  }
+  const int64_t width = static_cast<int64_t>(a.level_count) * F;
+  torch::stable::parallel_for(0, padded / LANES, 16, [&](int64_t begin, int64_t end) {
+    const int64_t first = begin * LANES, last = end * LANES < a.points ? end * LANES : a.points;
+    for (int32_t l = 0; l < a.level_count; ++l) {
+      if (a.level_mask >> l & 1) points(l, first, last);
+      else if (pass == GridPass::forward)
+        for (int64_t i = first; i < last; ++i) std::memset(call.out + i * width + l * F, 0, sizeof(float) * F);
+    }
   });
 }
 
 void grid_cpu(const GridCall& call, GridPass pass) {
   dispatch_grid(call, [&]<int D, int F, bool SMOOTH>() {
-    if (pass == GridPass::backward_table) return backward_table<D, F, SMOOTH>(call);
-    const auto typed = [&]<class T>() {
-      if (pass == GridPass::forward) forward<D, F, SMOOTH, T>(call);
-      else backward_x<D, F, SMOOTH, T>(call);
-    };
-    if (call.half) typed.template operator()<half_t>();
-    else typed.template operator()<float>();
+    if (call.half && pass != GridPass::backward_table) run_pass<D, F, SMOOTH, half_t>(call, pass);
+    else run_pass<D, F, SMOOTH, float>(call, pass);
   });
 }
 

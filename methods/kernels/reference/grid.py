@@ -25,7 +25,7 @@ def grid_encode(
         table: ``[R, F]``.
         grid: The grid's shape.
         level_mask: Bit l switches level l on; None switches all on.
-        sink: Not used: autograd keeps the gradient.
+        sink: Not used: autograd keeps the gradient here.
 
     Returns:
         ``[N, L * F]`` in x's type.
@@ -41,9 +41,9 @@ def grid_encode(
 
 
 def _level(x: Tensor, table: Tensor, grid: Grid, level: Level) -> Tensor:
-    # The cell is found in float32 whatever x's type is, as the kernel finds it.
+    # The cell is found in float32 whatever x's type is, and with one rounding, as the kernel's fused product finds it.
     position = x * level.scale + level.shift
-    cell = torch.floor(x.detach().float() * level.scale + level.shift)
+    cell = torch.floor((x.detach().float().double() * level.scale + level.shift).float())
     t = position - cell.to(position.dtype)
     far = t * t * (3 - 2 * t) if grid.interpolation == "smoothstep" else t
     total = x.new_zeros(x.shape[0], grid.features)

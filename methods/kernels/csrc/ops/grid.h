@@ -50,7 +50,7 @@ FB_HD GridCell<D> grid_cell(const GridLevel& level, const float* x, bool bounded
   return cell;
 }
 
-// Row of a corner. The dense index stops adding axes once its stride exceeds the table, as both dialects do: in a tiled
+// Row of a corner, before wrapping. The dense index stops adding axes once its stride exceeds the table, as both dialects do: in a tiled
 // 3-D grid the finest levels therefore do not see z.
 template <int D, bool HASHED>
 FB_HD uint32_t grid_row(const GridLevel& level, const uint32_t* corner) {
@@ -66,9 +66,12 @@ FB_HD uint32_t grid_row(const GridLevel& level, const uint32_t* corner) {
       if (stride <= level.rows) row += corner[d] * static_cast<uint32_t>(stride);
       stride *= level.stride;
     }
-    return row < level.rows ? row : row % level.rows;
+    return row;
   }
 }
+
+// A dense index leaves the table at x = 1 and outside [0, 1] only; there it wraps.
+FB_HD uint32_t wrapped(uint32_t row, uint32_t rows) { return row < rows ? row : row % rows; }
 
 template <int D>
 FB_HD float corner_weight(const GridCell<D>& cell, int corner) {
@@ -90,7 +93,8 @@ template <int D, bool HASHED>
 FB_HD uint32_t corner_row(const GridLevel& level, const GridCell<D>& cell, int corner) {
   uint32_t at[D];
   for (int d = 0; d < D; ++d) at[d] = cell.corner[d] + (corner >> d & 1);
-  return grid_row<D, HASHED>(level, at);
+  const uint32_t row = grid_row<D, HASHED>(level, at);
+  return HASHED ? row : wrapped(row, level.rows);
 }
 
 // out[F] = sum over corners of weight * entry.

@@ -1,0 +1,311 @@
+"""Kernels against what people run today, both sides in turn in one process: a table of ratios.
+
+    python benchmarks/bm_kernels.py --quick
+    python benchmarks/bm_kernels.py --json benchmarks/results/kernels.json
+
+Peers: nerfstudio's own torch code, the same under torch.compile, and plain torch. ``must`` and ``aim`` are this
+project's targets on two CPU cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import in_turn, median, spread, write
+from nerfstudio.cameras.rays import RaySamples
+from nerfstudio.field_components.encodings import HashEncoding, SHEncoding
+from nerfstudio.model_components.losses import lossfun_distortion
+from torch import Tensor
+
+from methods.kernels import reference
+from methods.kernels.adam import AdamNumbers, adam_step_
+from methods.kernels.compositing import composite
+from methods.kernels.distortion import distortion
+from methods.kernels.encodings import spherical_harmonics
+from methods.kernels.grid import Grid, grid_encode
+from methods.kernels.march_spec import March
+from methods.kernels.marching import march, ray_aabb
+from methods.kernels.mlp import mlp
+
+Call = Callable[[], Any]
+LEVELS, FINEST, LOG2 = 16, 2048, 19
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison.
+
+    Attributes:
+        name: What is compared.
+        ours: The kernel.
+        peer: The other side; None gives a rate alone.
+        must: The ratio (or rate) to reach.
+        aim: The ratio (or rate) hoped for.
+        check: Largest difference of the results over the peer's largest number; None where there is nothing to compare.
+        work: Units per call, for a rate.
+    """
+
+    name: str
+    ours: Call
+    peer: Call | None
+    must: float | None = None
+    aim: float | None = None
+    check: float | None = None
+    work: float | None = None
+
+
+def difference(ours: Tensor, peer: Tensor) -> float:
+    """Largest difference over the peer's largest number."""
+    return float((ours - peer).abs().max() / peer.abs().max())
+
+
+def without_gradient(call: Call) -> Call:
+    """The call under ``no_grad``."""
+
+    def run() -> Any:
+        with torch.no_grad():
+            return call()
+
+    return run
+
+
+def hash_rows(points: int, compiled: bool) -> list[Row]:
+    """Hash encoding: 16 levels of 2 features, 16 to 2048, tables of 2^19 rows, nerfstudio's indices and weights."""
+    grid = Grid.between(16, FINEST, LEVELS, log2_size=LOG2, dialect="nerfstudio")
+    peer = HashEncoding(LEVELS, 16, FINEST, LOG2, 2, implementation="torch")
+    table = peer.hash_table.detach().clone().requires_grad_()
+    peer.hash_table.requires_grad_()
+    rows = []
+    for kind, x in {"random": torch.rand(points, 3), "rays": ray_coherent(points)}.items():
+        weight = torch.randn(points, grid.width)
+        sink = torch.zeros_like(table)
+        want = peer(x)
+        error = difference(grid_encode(x, table, grid), want)
+        ours, name = (x, table, grid, sink), f"hash {kind}"
+        rows += _hash_pair(name, ours, (peer, peer.hash_table), weight, error, (35, 55, 18, 28))
+        if compiled:
+            fast = torch.compile(peer)
+            fast(x).backward(weight)
+            targets, name = (5, 8, 7, 11), f"{name}, torch.compile"
+            rows += _hash_pair(name, ours, (fast, peer.hash_table), weight, error, targets)
+    return rows
+
+
+def _hash_pair(name: str, ours: tuple, theirs: tuple, weight: Tensor, error: float, targets: tuple) -> list[Row]:
+    x, table, grid, sink = ours
+    peer, peer_table = theirs
+    both = "torch.compile" in name
+    made, want = grid_encode(x, table, grid, sink=sink), peer(x)
+
+    def our_backward() -> None:
+        sink.zero_()  # the kept buffer is cleared inside the measured time, as a step would
+        made.backward(weight, retain_graph=True)
+
+    def peer_backward() -> None:
+        peer_table.grad = None
+        want.backward(weight, retain_graph=True)
+
+    def our_both() -> None:
+        sink.zero_()
+        grid_encode(x, table, grid, sink=sink).backward(weight)
+
+    def peer_both() -> None:
+        peer_table.grad = None
+        peer(x).backward(weight)
+
+    forward = Row(
+        f"{name}: forward",
+        without_gradient(lambda: grid_encode(x, table, grid)),
+        without_gradient(lambda: peer(x)),
+        *targets[:2],
+        error,
+    )
+    if both:
+        return [forward, Row(f"{name}: forward + backward", our_both, peer_both, *targets[2:])]
+    return [
+        forward,
+        Row(f"{name}: backward", our_backward, peer_backward, *targets[2:]),
+        Row(f"{name}: forward + backward", our_both, peer_both, 26, 40),
+    ]
+
+
+def ray_coherent(points: int, per_ray: int = 64) -> Tensor:
+    """Points along rays through the unit cube, ``per_ray`` on each."""
+    a, b = torch.rand(points // per_ray, 1, 3), torch.rand(points // per_ray, 1, 3)
+    return (a + torch.linspace(0, 1, per_ray)[None, :, None] * (b - a)).reshape(-1, 3).contiguous()
+
+
+def harmonics_row(n: int) -> Row:
+    """Spherical harmonics of degree 4 (16 numbers) against nerfstudio's torch form."""
+    x = torch.nn.functional.normalize(torch.randn(n, 3), dim=-1)
+    peer = SHEncoding(levels=4, implementation="torch")
+    error = difference(spherical_harmonics(x, 4).abs(), peer(x).abs())  # nerfstudio's signs differ
+    return Row("SH degree 4", lambda: spherical_harmonics(x, 4), lambda: peer(x), 20, 30, error)
+
+
+def composite_row(rays: int, samples: int) -> Row:
+    """Colour, opacity and depth of equal rays, forward and backward, against nerfstudio's weights and sums."""
+    density, rgb = torch.rand(rays, samples, 1) * 4, torch.rand(rays, samples, 3)
+    edges = torch.linspace(1, 3, samples + 1).expand(rays, -1)
+    delta, middle = edges.diff(dim=-1)[..., None].contiguous(), ((edges[:, 1:] + edges[:, :-1]) / 2)[..., None]
+    offsets = torch.arange(rays + 1) * samples
+    flat = [v.reshape(-1, *v.shape[2:]).clone().requires_grad_() for v in (density[..., 0], rgb)]
+    start, end = edges[:, :-1].reshape(-1).contiguous(), edges[:, 1:].reshape(-1).contiguous()
+    dense = [density.clone().requires_grad_(), rgb.clone().requires_grad_()]
+
+    def ours() -> Tensor:
+        made = composite(*flat, start, end, offsets, early_stop=0.0)
+        (made.rgb.sum() + made.opacity.sum() + made.depth.sum()).backward()
+        return made.rgb
+
+    def peer() -> Tensor:
+        weights = RaySamples.get_weights(_Deltas(delta), dense[0])  # pyright: ignore[reportArgumentType]
+        colour = (weights * dense[1]).sum(dim=-2)
+        (colour.sum() + weights.sum() + (weights * middle).sum()).backward()
+        return colour
+
+    return Row("composite forward + backward", ours, peer, 5, 8, difference(ours().detach(), peer().detach()))
+
+
+class _Deltas:
+    """What nerfstudio's ``get_weights`` reads of ray samples."""
+
+    def __init__(self, deltas: Tensor):
+        self.deltas = deltas
+
+
+def distortion_rows(rays: int) -> list[Row]:
+    """Distortion loss, forward and backward: nerfstudio's O(n^2) form, and prefix sums in torch."""
+    rows = []
+    for n, must, aim in ((48, 150, 180), (128, None, None)):
+        weights = (torch.rand(rays, n) / n).requires_grad_()
+        edges = torch.linspace(0, 1, n + 1).expand(rays, -1).contiguous()
+        flat = weights.detach().reshape(-1).clone().requires_grad_()
+        start, end = edges[:, :-1].reshape(-1).contiguous(), edges[:, 1:].reshape(-1).contiguous()
+        offsets = torch.arange(rays + 1) * n
+
+        def ours(flat=flat, start=start, end=end, offsets=offsets) -> Tensor:
+            loss = distortion(flat, start, end, offsets)
+            loss.sum().backward()
+            return loss
+
+        def quadratic(edges=edges, weights=weights) -> Tensor:
+            loss = lossfun_distortion(edges, weights)
+            loss.sum().backward()
+            return loss
+
+        def linear(edges=edges, weights=weights) -> Tensor:
+            loss = linear_distortion(edges, weights)
+            loss.sum().backward()
+            return loss
+
+        error = difference(ours().detach(), quadratic().detach())
+        rows.append(Row(f"distortion n = {n} / nerfstudio O(n^2)", ours, quadratic, must, aim, error))
+        rows.append(
+            Row(f"distortion n = {n} / torch O(n)", ours, linear, 7, 10, difference(ours().detach(), linear().detach()))
+        )
+    return rows
+
+
+def linear_distortion(edges: Tensor, weights: Tensor) -> Tensor:
+    """The O(n) form with prefix sums, ``[rays]``, as a torch user would write it."""
+    middle, width = (edges[:, 1:] + edges[:, :-1]) / 2, edges.diff(dim=-1)
+    before, moment = weights.cumsum(-1) - weights, (weights * middle).cumsum(-1) - weights * middle
+    return (2 * weights * (middle * before - moment)).sum(-1) + (weights.square() * width).sum(-1) / 3
+
+
+def march_row(rays: int) -> Row:
+    """Marching through 128^3 cells, a tenth of them occupied in a ball: samples per second."""
+    spec = March(half=1.0, resolution=128, step_min=2 * 3**0.5 / 1024)
+    axis = torch.linspace(-1, 1, 128)
+    radius = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij")).norm(dim=0)
+    occupied = ((radius > 0.5) & (radius < 0.65))[None]
+    origins = torch.nn.functional.normalize(torch.randn(rays, 3), dim=-1) * 3
+    directions = torch.nn.functional.normalize(0.6 * torch.randn(rays, 3) - origins, dim=-1)
+    near, far = ray_aabb(origins, directions, spec.aabb)
+    noise = torch.rand(rays)
+
+    def ours():
+        return march(origins, directions, near, far, occupied, spec, noise)
+
+    return Row("march, Msample/s", ours, None, 20, 60, work=len(ours()) / 1e6)
+
+
+def mlp_row(n: int) -> Row:
+    """The colour network of hash-nerf, 32-64-64-3, forward and backward, against torch's layers."""
+    x = torch.randn(n, 32, requires_grad=True)
+    weights = [torch.nn.Parameter(torch.randn(b, a) / a**0.5) for a, b in ((32, 64), (64, 64), (64, 3))]
+    check = difference(mlp(x, weights).detach(), reference.mlp(x, weights).detach())
+    return Row(
+        "mlp 32-64-64-3 forward + backward",
+        lambda: mlp(x, weights).sum().backward(),
+        lambda: reference.mlp(x, weights).sum().backward(),
+        check=check,
+    )
+
+
+def adam_row(n: int) -> Row:
+    """Adam on a table of which a tenth has a gradient, against torch's fused Adam."""
+    gradient = torch.randn(n // 8, 8) * (torch.rand(n // 8, 1) < 0.1)
+    gradient = gradient.reshape(-1).contiguous()
+    ours, mean, square = torch.zeros(n), torch.zeros(n), torch.zeros(n)
+    theirs = torch.nn.Parameter(torch.zeros(n))
+    peer = torch.optim.Adam([theirs], lr=1e-2, fused=True)
+    live = torch.empty_like(gradient)
+
+    def step() -> None:
+        adam_step_(ours, live.copy_(gradient), mean, square, AdamNumbers(1e-2, 0.9, 0.99, 1e-15, 1))
+
+    def peer_step() -> None:
+        theirs.grad = live.copy_(gradient)
+        peer.step()
+
+    return Row("Adam, a tenth touched / torch fused", step, peer_step)
+
+
+def measure(rows: list[Row], rounds: int) -> list[dict[str, Any]]:
+    """Time all rows, print the table, return the numbers."""
+    print(f"{'':<44}{'ours ms':>9}{'peer ms':>10}{'ratio':>8}{'must':>7}{'aim':>6}{'spread':>8}  difference")
+    results = []
+    for row in rows:
+        sides = {"ours": row.ours} | ({"peer": row.peer} if row.peer else {})
+        times = in_turn(sides, rounds)
+        ours = median(times["ours"])
+        peer = median(times["peer"]) if row.peer else None
+        value = peer / ours if peer is not None else (row.work or 0) / ours
+        results.append({"name": row.name, "value": value, "must": row.must, "aim": row.aim, "times_s": times})
+        print(_line(row, ours, peer, value, max(spread(t) for t in times.values())), flush=True)
+    return results
+
+
+def _line(row: Row, ours: float, peer: float | None, value: float, widest: float) -> str:
+    def number(v: float | None, form: str) -> str:
+        return "-" if v is None else format(v, form)
+
+    cells = f"{row.name:<44}{ours * 1e3:>9.2f}{number(peer and peer * 1e3, '.1f'):>10}{value:>8.1f}"
+    cells += f"{number(row.must, '.0f'):>7}{number(row.aim, '.0f'):>6}{widest:>8.2f}"
+    return f"{cells}  {number(row.check, '.1e')}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="small inputs, no torch.compile, under 2 minutes")
+    parser.add_argument("--json", type=Path, help="write the results to this file")
+    parser.add_argument("--threads", type=int, default=2, help="torch threads")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    scale = 8 if args.quick else 1
+    rows = hash_rows(2**18 // scale, not args.quick)
+    rows += [harmonics_row(2**18 // scale), composite_row(4096 // scale, 96), *distortion_rows(4096 // scale)]
+    rows += [march_row(16384 // scale), mlp_row(2**15 // scale), adam_row(2**23 // scale)]
+    write(args.json, {"rows": measure(rows, 3 if args.quick else 7)})
+
+
+if __name__ == "__main__":
+    main()

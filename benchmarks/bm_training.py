@@ -1,0 +1,171 @@
+"""hash-nerf against nerfstudio's nerfacto on its torch fallback: training rays per second, and PSNR over wall time.
+
+    python benchmarks/bm_training.py --quick
+    python benchmarks/bm_training.py --json benchmarks/results/training.json
+
+The scenes are made by the workflow (``snakemake --until dataset``) and kept under results/. The clock stops while the
+test pixels are rendered.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import in_turn, median, spread, write
+
+from data.alpha import background_colour
+from fieldbook.files import read_json
+from fieldbook.layout import DatasetFiles, RunFiles
+from fieldbook.scenes import load_study
+from methods.runner.offline import quiet
+from methods.runner.setup import build_config, reproducible, seed_everything
+from methods.runner.train import Trainer
+
+STUDIES = Path(__file__).parent / "studies"
+BATCH = 4096  # nerfacto's batch
+HASH, PEER = "hash-nerf", "nerfacto"
+CONTESTANTS: dict[str, dict[str, Any]] = {
+    "hash-nerf laptop": {"method": HASH, "preset": "laptop"},
+    "nerfacto as published": {"method": PEER, "preset": "paper"},
+    "nerfacto laptop": {"method": PEER, "preset": "laptop"},
+}
+SAME_BATCH = {"pipeline.max_rays": BATCH, "pipeline.target_samples": 1 << 30}
+PIXELS = 8192
+CHUNK = 2048
+
+
+def make_dataset(study: str, cores: int) -> DatasetFiles:
+    """Let the workflow make a study's dataset, if it has not yet."""
+    config = STUDIES / f"{study}.yaml"
+    command = ["snakemake", "--quiet", "all", "--cores", str(cores), "--until", "dataset", "--configfile", str(config)]
+    subprocess.run(command, check=True)
+    loaded = load_study(config)
+    return loaded.runs[0].dataset(loaded.results)
+
+
+class Contest:
+    """A model in training, and the clock that runs only while it trains."""
+
+    def __init__(self, spec: dict[str, Any], dataset: DatasetFiles, folder: Path):
+        run = RunFiles(folder / "bench" / spec["method"] / "run")
+        run.root.mkdir(parents=True, exist_ok=True)
+        config = build_config(run, dataset, {"overrides": {}, **spec})
+        seed_everything(0)
+        self.trainer = Trainer(config, run)
+        self.trainer.build()
+        self.steps, self.clock, self.most = 0, 0.0, config.max_num_iterations
+        self.rays, self.truth = test_pixels(self.trainer, dataset)
+
+    def step(self) -> None:
+        """One optimisation step, on the clock."""
+        started = time.perf_counter()
+        self.trainer.iteration(self.steps)
+        self.clock += time.perf_counter() - started
+        self.steps += 1
+
+    def batch(self) -> int:
+        """Rays of the next step."""
+        return self.trainer.pipeline.datamanager.get_train_rays_per_batch()
+
+    def psnr(self) -> float:
+        """PSNR over the test pixels, dB."""
+        model = self.trainer.pipeline.eval().model
+        with torch.no_grad():
+            parts = [model(self.rays[i : i + CHUNK])["rgb"].clamp(0, 1) for i in range(0, PIXELS, CHUNK)]
+        self.trainer.pipeline.train()
+        return float(-10 * torch.log10(((torch.cat(parts) - self.truth) ** 2).mean()))
+
+
+def test_pixels(trainer: Trainer, dataset: DatasetFiles) -> tuple[Any, torch.Tensor]:
+    """The same random pixels of all test pictures for everyone: their rays, and colours ``[PIXELS, 3]``."""
+    pictures = trainer.pipeline.datamanager.eval_dataset
+    draw = torch.Generator().manual_seed(1)
+    which = torch.randint(len(pictures), (PIXELS,), generator=draw)
+    height, width = pictures.get_image_float32(0).shape[:2]
+    row = torch.randint(height, (PIXELS,), generator=draw)
+    column = torch.randint(width, (PIXELS,), generator=draw)
+    coords = torch.stack([row, column], dim=-1) + 0.5
+    rays = pictures.cameras.generate_rays(camera_indices=which[:, None], coords=coords)
+    values = torch.stack([pictures.get_image_float32(int(w))[r, c] for w, r, c in zip(which, row, column, strict=True)])
+    if values.shape[-1] == 4:
+        behind = torch.tensor(background_colour(read_json(dataset.transforms)["background"]))
+        values = values[:, :3] * values[:, 3:] + behind * (1 - values[:, 3:])
+    return rays, values
+
+
+@contextmanager
+def contests(dataset: DatasetFiles, specs: dict[str, dict[str, Any]]) -> Iterator[dict[str, Contest]]:
+    """Contestants by name, built."""
+    with tempfile.TemporaryDirectory() as folder, quiet(), reproducible("cpu"):
+        yield {name: Contest(spec, dataset, Path(folder) / name.replace(" ", "-")) for name, spec in specs.items()}
+
+
+def speed(dataset: DatasetFiles, rounds: int) -> dict[str, Any]:
+    """Training rays per second at the same batch of 4096 rays, the two in turn."""
+    specs = {
+        HASH: {**CONTESTANTS["hash-nerf laptop"], "overrides": SAME_BATCH},
+        PEER: CONTESTANTS["nerfacto as published"],
+    }
+    with contests(dataset, specs) as running:
+        ours = running[HASH]
+        while ours.steps < 200 and ours.clock < 60:  # until the occupancy grid knows the scene
+            ours.step()
+        assert ours.batch() == BATCH
+        times = in_turn({name: contest.step for name, contest in running.items()}, rounds)
+    rates = {name: BATCH / median(t) for name, t in times.items()}
+    ratio = rates[HASH] / rates[PEER]
+    print(f"\nTraining rays/s at {BATCH} rays a step (median of {rounds}, largest/smallest time)")
+    for name, rate in rates.items():
+        print(f"  {name:<24}{rate:>10.0f}   {spread(times[name]):.2f}")
+    print(f"  ratio {ratio:.1f}  (must 10, aim 14)")
+    return {"rays_per_s": rates, "times_s": times, "ratio": ratio}
+
+
+def quality(dataset: DatasetFiles, marks: list[float]) -> dict[str, Any]:
+    """Test PSNR of every contestant after so many seconds of training."""
+    curves: dict[str, list[dict[str, float]]] = {}
+    print(f"\nPSNR on {PIXELS} test pixels (dB) over training seconds")
+    print("  " + " " * 24 + "".join(f"{m:>9.0f}" for m in marks))
+    for name, spec in CONTESTANTS.items():
+        with contests(dataset, {name: spec}) as running:
+            curves[name] = _curve(running[name], marks)
+        print(f"  {name:<24}" + "".join(f"{p['psnr']:>9.2f}" for p in curves[name]))
+    return {"psnr": curves}
+
+
+def _curve(contest: Contest, marks: list[float]) -> list[dict[str, float]]:
+    points = []
+    for mark in marks:
+        while contest.clock < mark and contest.steps < contest.most:
+            contest.step()
+        points.append({"seconds": contest.clock, "steps": contest.steps, "psnr": contest.psnr()})
+    return points
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a small scene and short times, under 2 minutes")
+    parser.add_argument("--scenes", nargs="+", default=["lego", "card"], help="names of studies in benchmarks/studies")
+    parser.add_argument("--json", type=Path, help="write the results to this file")
+    parser.add_argument("--threads", type=int, default=2, help="torch threads")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    marks = [5.0, 10.0, 15.0] if args.quick else [30.0, 60.0, 120.0, 240.0]
+    results = {}
+    for scene in ["quick"] if args.quick else args.scenes:
+        print(f"\n== {scene}")
+        dataset = make_dataset(scene, args.threads)
+        results[scene] = {**speed(dataset, 3 if args.quick else 7), **quality(dataset, marks)}
+    write(args.json, {"scenes": results})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""NeRF's Blender format: ``transforms_{train,val,test}.json`` beside the pictures (Mildenhall et al. 2020).
+
+Each file holds ``camera_angle_x``, the horizontal angle of view in radians, and ``frames`` of ``file_path`` (relative,
+without its ``.png``) and ``transform_matrix``, ``world_from_camera`` with OpenGL axes: the axes used everywhere here.
+The validation frames are used for nothing: no method here stops early or chooses by them.
+
+Standard library only, because a study's plan checks these files before any job.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fieldbook.errors import UserError
+from fieldbook.files import read_json
+
+SPLITS = ("train", "test")
+BOX_HALF = 1.5
+"""The format keeps what is to be seen within this distance of the world's origin, along each axis (NeRF's release)."""
+ROTATION_TOLERANCE = 1e-3  # published matrices are rotations to 1e-6; a scaled object's are off by its scale
+
+
+@dataclass(frozen=True)
+class BlenderFrame:
+    """One frame as its file names it.
+
+    Attributes:
+        file_path: As it stands in the file.
+        picture: The PNG.
+        split: ``train`` or ``test``.
+        matrix: ``world_from_camera``, 4x4, OpenGL axes.
+    """
+
+    file_path: str
+    picture: Path
+    split: str
+    matrix: list[list[float]]
+
+
+@dataclass(frozen=True)
+class BlenderFolder:
+    """A folder in Blender format.
+
+    Attributes:
+        camera_angle_x: Horizontal angle of view of every picture, in radians, in (0, pi).
+        frames: Those of ``transforms_train.json`` in its order, then those of ``transforms_test.json``.
+        transforms: The two files.
+    """
+
+    camera_angle_x: float
+    frames: tuple[BlenderFrame, ...]
+    transforms: tuple[Path, ...]
+
+    def of_split(self, split: str) -> list[BlenderFrame]:
+        """Frames of ``train`` or ``test``."""
+        return [frame for frame in self.frames if frame.split == split]
+
+
+def read_blender(folder: Path) -> BlenderFolder:
+    """Read and check the training and test frames of a folder; no picture is opened.
+
+    Raises:
+        UserError: The folder, a JSON file or a picture is missing; a file lacks its camera angle or has no frames; a
+            matrix is no pose; the angles differ; or a picture is listed twice.
+    """
+    if not folder.is_dir():
+        raise UserError(f"no such folder in Blender format: {folder}")
+    paths = tuple(folder / f"transforms_{split}.json" for split in SPLITS)
+    documents = [_read(path) for path in paths]
+    angles = [_angle(path, document) for path, document in zip(paths, documents, strict=True)]
+    if not math.isclose(*angles, rel_tol=1e-6):
+        raise UserError(
+            f"{paths[1]} has camera_angle_x {angles[1]}, {paths[0].name} has {angles[0]}; one camera must have made "
+            "all pictures"
+        )
+    frames = [
+        _frame(path, split, entry)
+        for path, split, document in zip(paths, SPLITS, documents, strict=True)
+        for entry in document["frames"]
+    ]
+    _check_pictures(frames)
+    return BlenderFolder(angles[0], tuple(frames), paths)
+
+
+def check_frame_keys(where: str, frames: dict[str, Any]) -> None:
+    """Refuse a ``frames.count`` other than ``all``: the format lists its frames, and both its splits are wanted whole.
+
+    Raises:
+        UserError: Names ``where`` the key stands.
+    """
+    if frames["count"] != "all":
+        raise UserError(
+            f"{where}.count is {frames['count']}; a blender capture lists its own frames, so only all is possible: "
+            "ask for fewer training frames with the study's counts, and for fewer test frames with split.file"
+        )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"{path.parent} has no {path.name}; a folder in Blender format has one, see docs/blender.md")
+    document = read_json(path)
+    frames = document.get("frames") if isinstance(document, dict) else None
+    if not isinstance(frames, list) or not frames:
+        raise UserError(f"{path} lists no frames; it must hold camera_angle_x and a list of frames")
+    return document
+
+
+def _angle(path: Path, document: dict[str, Any]) -> float:
+    angle: Any = document.get("camera_angle_x")
+    if not _is_number(angle) or not 0 < angle < math.pi:
+        given = "has no camera_angle_x" if angle is None else f"has camera_angle_x {angle!r}"
+        raise UserError(f"{path} {given}; give the horizontal angle of view in radians, between 0 and pi")
+    return float(angle)
+
+
+def _frame(path: Path, split: str, entry: Any) -> BlenderFrame:
+    name = entry.get("file_path") if isinstance(entry, dict) else None
+    if not isinstance(name, str) or not name:
+        raise UserError(f"{path}: a frame has no file_path; each needs file_path and transform_matrix")
+    matrix: Any = entry.get("transform_matrix")
+    if not _is_pose(matrix):
+        raise UserError(
+            f"{path}: transform_matrix of {name} is no pose; give 4 rows of 4 numbers, a rotation without scale and a "
+            "translation, camera to world"
+        )
+    picture = path.parent / (name if name.lower().endswith(".png") else f"{name}.png")
+    return BlenderFrame(name, picture, split, [[float(v) for v in row] for row in matrix])
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_pose(matrix: Any) -> bool:
+    """Whether a value is 4x4, with a proper rotation and the last row of a rigid transform."""
+    if not isinstance(matrix, list) or [len(r) if isinstance(r, list) else 0 for r in matrix] != [4, 4, 4, 4]:
+        return False
+    if not all(_is_number(value) for row in matrix for value in row) or matrix[3] != [0, 0, 0, 1]:
+        return False
+    x, y, z = ([row[k] for row in matrix[:3]] for k in range(3))
+    products = [(x, x, 1), (y, y, 1), (z, z, 1), (x, y, 0), (y, z, 0), (z, x, 0), (_cross(x, y), z, 1)]
+    return all(abs(sum(p * q for p, q in zip(a, b, strict=True)) - e) < ROTATION_TOLERANCE for a, b, e in products)
+
+
+def _cross(a: list[float], b: list[float]) -> list[float]:
+    return [a[i - 2] * b[i - 1] - a[i - 1] * b[i - 2] for i in range(3)]
+
+
+def _check_pictures(frames: list[BlenderFrame]) -> None:
+    missing = [frame.picture for frame in frames if not frame.picture.is_file()]
+    if missing:
+        raise UserError(f"{len(missing)} of {len(frames)} pictures are not there, the first is {missing[0]}")
+    seen: dict[Path, BlenderFrame] = {}
+    for frame in frames:
+        first = seen.setdefault(frame.picture.resolve(), frame)
+        if first is not frame:
+            where = " and in ".join(dict.fromkeys((first.split, frame.split)))
+            raise UserError(f"{frame.picture} is listed twice, in {where}; list every picture once")

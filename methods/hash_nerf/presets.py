@@ -1,0 +1,41 @@
+"""hash-nerf's presets, as dotted overrides; plain values, read without torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_MODEL = "pipeline.model."
+
+
+def _steps(steps: int, samples: int) -> dict[str, Any]:
+    schedules = {f"optimizers.{g}.scheduler": {"lr_final": 1e-4, "max_steps": steps} for g in ("grids", "fields")}
+    return {"max_num_iterations": steps, "pipeline.target_samples": samples, **schedules}
+
+
+# Half the levels with twice the features read half as many cache lines; tables of 2^16 rows x 4 floats are 1 MB, which
+# the second cache of most CPUs holds.
+_SMALL = {
+    f"{_MODEL}num_levels": 8,
+    f"{_MODEL}features_per_level": 4,
+    f"{_MODEL}max_res": 1024,
+    f"{_MODEL}log2_hashmap_size": 16,
+    f"{_MODEL}occupancy_res": 64,
+    f"{_MODEL}occupancy_fraction": 0.125,
+    f"{_MODEL}march_steps": 512,
+    f"{_MODEL}max_samples_per_ray": 512,
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "smoke": {
+        **_SMALL,
+        **_steps(100, 1 << 13),
+        f"{_MODEL}log2_hashmap_size": 12,
+        f"{_MODEL}max_res": 128,
+        f"{_MODEL}hidden_dim": 16,
+        f"{_MODEL}num_layers_color": 1,
+        f"{_MODEL}occupancy_res": 32,
+        f"{_MODEL}march_steps": 128,
+    },
+    "laptop": {**_SMALL, **_steps(1500, 1 << 15)},
+    "paper": {},
+}

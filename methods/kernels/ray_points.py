@@ -1,0 +1,87 @@
+"""Points of samples on their rays.
+
+N rays, M samples.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from methods.kernels import reference
+from methods.kernels.checks import check_device, check_tensor
+from methods.kernels.library import compiled, has_kernels
+from methods.kernels.marching import Samples
+
+
+def ray_points(origins: Tensor, directions: Tensor, samples: Samples, t: Tensor | None = None) -> Tensor:
+    """``origins + t * directions`` of each sample's ray.
+
+    Args:
+        origins: ``[N, 3]`` float32.
+        directions: ``[N, 3]`` float32.
+        samples: Of these rays, from ``march`` or ``march_alive``.
+        t: ``[M]`` float32; None: the samples' midpoints.
+
+    Returns:
+        ``[M, 3]``, with gradients to origins, directions and t.
+
+    Raises:
+        TypeError: A wrong type.
+        ValueError: A wrong shape or device.
+    """
+    t = samples.midpoints if t is None else t
+    check_tensor("origins", origins, ("N", 3), torch.float32)
+    check_tensor("directions", directions, (origins.shape[0], 3), torch.float32)
+    check_tensor("t", t, (samples.ray_index.shape[0],), torch.float32)
+    check_device(origins=origins, directions=directions, ray_index=samples.ray_index, t=t)
+    if not has_kernels(origins.device.type):
+        return reference.ray_points(origins, directions, samples, t)
+    return _ray_points(origins, directions, t, samples.ray_index, samples.offsets)
+
+
+@torch.library.custom_op("fieldbook::ray_points", mutates_args=())
+def _ray_points(origins: Tensor, directions: Tensor, t: Tensor, ray_index: Tensor, offsets: Tensor) -> Tensor:
+    points = t.new_empty(t.shape[0], 3)
+    ops = compiled(t.device.type)
+    ops.ray_points(origins.contiguous(), directions.contiguous(), t.contiguous(), ray_index.contiguous(), points)
+    return points
+
+
+@_ray_points.register_fake
+def _(origins: Tensor, directions: Tensor, t: Tensor, ray_index: Tensor, offsets: Tensor) -> Tensor:
+    return t.new_empty(t.shape[0], 3)
+
+
+@torch.library.custom_op("fieldbook::ray_points_backward", mutates_args=())
+def _ray_points_backward(
+    grad: Tensor, t: Tensor, ray_index: Tensor, offsets: Tensor, rays: int
+) -> tuple[Tensor, Tensor]:
+    origins, directions = grad.new_zeros(rays, 3), grad.new_zeros(rays, 3)
+    ops = compiled(grad.device.type)
+    packed = (t.contiguous(), ray_index.contiguous(), offsets.contiguous())
+    ops.ray_points_backward(grad.contiguous(), *packed, origins, directions)
+    return origins, directions
+
+
+@_ray_points_backward.register_fake
+def _(grad: Tensor, t: Tensor, ray_index: Tensor, offsets: Tensor, rays: int) -> tuple[Tensor, Tensor]:
+    return grad.new_zeros(rays, 3), grad.new_zeros(rays, 3)
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs[1:])
+
+
+def _backward(ctx, grad: Tensor):
+    directions, t, ray_index, offsets = ctx.saved_tensors
+    needs_origins, needs_directions, needs_t = ctx.needs_input_grad[:3]
+    grad_origins = grad_directions = grad_t = None
+    if needs_origins or needs_directions:
+        grad_origins, grad_directions = _ray_points_backward(grad, t, ray_index, offsets, directions.shape[0])
+    if needs_t:
+        grad_t = (grad * directions[ray_index]).sum(dim=-1)
+    return grad_origins, grad_directions, grad_t, None, None
+
+
+_ray_points.register_autograd(_backward, setup_context=_setup_context)
