@@ -12,6 +12,7 @@ from torch import Tensor
 
 from methods.kernels import compositing, reference
 from methods.kernels.compositing import CompositeState, composite, composite_alive_, composite_alpha
+from methods.kernels.library import load
 
 DENSITY = pytest.param(composite, reference.composite, id="density")
 ALPHA = pytest.param(composite_alpha, reference.composite_alpha, id="alpha")
@@ -29,7 +30,7 @@ def starts(counts: list[int]) -> Tensor:
 
 
 def samples(counts: list[int], channels: int = 3, opaque: float = 0.2, alpha: bool = False, seed: int = 0) -> list:
-    """Value, rgb, t_start, t_end, offsets, extra; values such that a sample hides about ``opaque`` of what is behind."""
+    """Value, rgb, t_start, t_end, offsets, extra; a sample hides about ``opaque`` of what is behind."""
     make, number = generator(seed), sum(counts)
     t_start = torch.cat([torch.zeros(0)] + [0.5 + torch.rand(n, generator=make).sort().values for n in counts])
     length = 0.001 + 0.05 * torch.rand(number, generator=make)
@@ -149,7 +150,7 @@ def test_gradients_are_rad_nerfs_formulas(device):
 
 
 def neus_depth(device: str, inv_s: float, offset: float, anneal: float) -> tuple[float, float, float, float]:
-    """Opacity, depth, place and height of the peak: a ray past the origin to a sphere of radius 0.5, as NeuS sees it."""
+    """Opacity, depth, place and height of the peak, as NeuS has them: a sphere of radius 0.5, a ray past its centre."""
     step = 1.732 * 2 / 1024
     t = 2 + (torch.arange(int(2 / step), dtype=torch.float64) + 0.5) * step
     points = torch.stack([torch.full_like(t, offset), torch.zeros_like(t), 3 - t], dim=-1)
@@ -203,7 +204,8 @@ def test_the_twin_equals_a_loop():
             weight = left * alpha
             assert out[3][i] == pytest.approx(weight, rel=1e-12)
             middle, used = 0.5 * (t_start[i] + t_end[i]), float(left >= 0.05)
-            sums += torch.cat([weight * rgb[i], torch.stack([torch.ones_like(middle) * weight, weight * middle, used * extra[i]])])
+            rest = torch.stack([weight + 0 * middle, weight * middle, used * extra[i]])
+            sums += torch.cat([weight * rgb[i], rest])
             left *= 1 - alpha
         made = torch.stack([*out[0][ray], out[1][ray], out[2][ray], out[4][ray]])
         torch.testing.assert_close(made, sums, rtol=1e-12, atol=1e-12)
@@ -300,6 +302,24 @@ def test_what_lies_behind_an_opaque_sample_still_counts_for_its_gradient(device,
     render(alpha, rgb, *edges, starts([2]).to(device), None, 0.0)[0].sum().backward()
     assert alpha.grad is not None
     torch.testing.assert_close(alpha.grad.cpu(), torch.tensor([0.2 - 0.5 * 0.8, 0.0]), rtol=0, atol=1e-7)
+
+
+@settings(max_examples=30, deadline=None)
+@given(offsets=st.lists(st.integers(-(2**62), 2**62) | st.integers(-3, 30), min_size=1, max_size=6))
+def test_kernels_stay_inside_the_samples_whatever_the_offsets_are(device, offsets):
+    # On a GPU nobody looks at the offsets before a kernel does.
+    guard, number, rays = 64, 21, len(offsets) - 1
+    value, rgb, t_start, t_end, _, _ = (v.to(device) for v in samples([number]))
+    weights, to_value, to_rgb = (torch.full((number + 2 * guard, c), 7.0, device=device) for c in (1, 1, 3))
+    inside = slice(guard, guard + number)
+    sums = [torch.empty(s, device=device) for s in ((rays, 3), (rays,), (rays,))]
+    given = (value, rgb, t_start, t_end, torch.tensor(offsets, device=device))
+    ops = load(device)
+    ops.composite_forward(*given, None, False, 0.0, *sums, weights[inside], None)
+    ops.composite_backward(*given, False, 0.0, *sums, None, None, to_value[inside], to_rgb[inside], None)
+    for made in (weights, to_value, to_rgb):
+        assert (made[:guard] == 7).all()
+        assert (made[guard + number :] == 7).all()
 
 
 def test_a_gradient_of_depth_can_be_left_out(device):

@@ -59,22 +59,25 @@ def bits(cells: Tensor) -> Tensor:
     return (flat.view(-1, 8) << torch.arange(8, dtype=torch.uint8)).sum(-1).to(torch.uint8)
 
 
-def marched(spec: March, number: int = 64, filled: float = 0.3, seed: int = 0, **more) -> tuple[Any, Samples]:
+def marched(
+    spec: March, number: int = 64, filled: float = 0.3, seed: int = 0, **more
+) -> tuple[dict[str, Any], Samples]:
     """Arguments of a march through a random grid, and its samples."""
     origins, directions = rays(number, seed)
     near, far = ray_aabb(origins, directions, spec.aabb, 0.05)
     noise = torch.rand(number, generator=torch.Generator().manual_seed(seed))
-    arguments = (origins, directions, near, far, grid(spec, filled, seed), spec, noise)
-    return arguments, march(*arguments, **more)
+    given = {"origins": origins, "directions": directions, "near": near, "far": far}
+    given |= {"occupied": grid(spec, filled, seed), "spec": spec, "noise": noise}
+    return given, march(**given, **more)
 
 
-def on(samples: Samples, device: str) -> Samples:
-    return Samples(*(getattr(samples, field.name).to(device) for field in dataclasses.fields(samples)))
+def on(given: dict[str, Any], device: str) -> dict[str, Any]:
+    return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in given.items()}
 
 
 def assert_same(made: Samples, want: Samples) -> None:
-    for field in dataclasses.fields(Samples):
-        assert torch.equal(getattr(on(made, "cpu"), field.name), getattr(want, field.name)), field.name
+    for name, value in vars(made).items():
+        assert torch.equal(value.cpu(), getattr(want, name)), name
 
 
 # --- rays and boxes
@@ -206,7 +209,7 @@ def upstream_march(origin, direction, near, far, occupied, spec: March) -> tuple
 @pytest.mark.parametrize("step", [0.013, 0.2])
 def test_a_march_equals_the_published_loop(sample_at, step):
     spec = dataclasses.replace(SMALL, sample_at=sample_at, step_min=step, step_max=step)
-    (origins, directions, near, far, occupied, _, _), _ = marched(spec, 60)
+    origins, directions, near, far, occupied, *_ = marched(spec, 60)[0].values()
     made, compared = march(origins, directions, near, far, occupied, spec), 0
     for i in range(60):
         if near[i] == MISS:
@@ -250,14 +253,14 @@ def marches(draw) -> March:
     spec=marches(), number=st.integers(0, 40), filled=st.sampled_from([0.0, 0.1, 0.7, 1.0]), seed=st.integers(0, 10**6)
 )
 def test_a_march_equals_its_twin_bit_by_bit(spec, number, filled, seed):
-    arguments, made = marched(spec, number, filled, seed)
-    assert_same(made, reference.march(*arguments))
+    given, made = marched(spec, number, filled, seed)
+    assert_same(made, reference.march(**given))
 
 
 @settings(max_examples=30, deadline=None)
 @given(spec=marches(), number=st.integers(1, 40), n_samples=st.integers(1, 9), seed=st.integers(0, 10**6))
 def test_a_march_of_living_rays_equals_its_twin_bit_by_bit(spec, number, n_samples, seed):
-    (origins, directions, near, far, occupied, _, _), _ = marched(spec, number, 0.4, seed)
+    origins, directions, near, far, occupied, *_ = marched(spec, number, 0.4, seed)[0].values()
     alive = torch.randperm(number, generator=torch.Generator().manual_seed(seed))[: number * 2 // 3]
     made_t, want_t = near.clone(), near.clone()
     for _ in range(3):
@@ -271,25 +274,24 @@ def test_a_march_of_living_rays_equals_its_twin_bit_by_bit(spec, number, n_sampl
 @settings(max_examples=40, deadline=None)
 @given(spec=marches(), number=st.integers(0, 300), seed=st.integers(0, 10**6))
 def test_a_march_on_a_gpu_equals_the_one_on_a_cpu(spec, number, seed):
-    arguments, want = marched(spec, number, 0.3, seed)
-    assert_same(march(*(v.cuda() if isinstance(v, Tensor) else v for v in arguments)), want)
-    origins, directions, near, far, occupied = arguments[:5]
-    alive, t, t_gpu = torch.arange(0, number, 2), near.clone(), near.cuda()
-    want = march_alive(origins, directions, t, far, alive, occupied, spec, 5)
-    on_gpu = [v.cuda() for v in (origins, directions, far, alive, occupied)]
-    made = march_alive(*on_gpu[:2], t_gpu, *on_gpu[2:], spec, 5)
-    assert_same(made, want)
-    assert torch.equal(t_gpu.cpu(), t)
+    given, want = marched(spec, number, 0.3, seed)
+    assert_same(march(**on(given, "cuda")), want)
+    given = {k: given[k] for k in ("origins", "directions", "far", "occupied", "spec")}
+    given |= {"t": torch.rand(number) * 3, "alive": torch.arange(0, number, 2), "n_samples": 5}
+    there = on(given, "cuda")
+    assert_same(march_alive(**there), march_alive(**given))
+    assert torch.equal(there["t"].cpu(), given["t"])
 
 
 def test_a_march_in_float32_is_near_that_in_float64():
     # All cells are occupied and the box lies well beyond near and far, so no step hangs on a rounding.
     spec = dataclasses.replace(SMALL, half=8, max_samples=1000)
     origins, directions = rays(50)
-    near, far, noise = torch.full((50,), 0.05), torch.full((50,), 3.0), torch.rand(50) * 0.5 + 0.2
+    near, far, noise = torch.full((50,), 0.05), torch.full((50,), 3.0), torch.linspace(0, 0.99, 50)
     occupied = torch.ones(spec.shape, dtype=torch.bool)
     made = march(origins, directions, near, far, occupied, spec, noise)
-    want = reference.march(*(v.double() for v in (origins, directions, near, far)), occupied, spec, noise.double())
+    origins, directions, near, far, noise = (v.double() for v in (origins, directions, near, far, noise))
+    want = reference.march(origins, directions, near, far, occupied, spec, noise)
     assert torch.equal(made.offsets, want.offsets)
     # One rounding of t <= 3, and step_min itself is rounded: 100 steps of it.
     assert torch.allclose(made.t_start.double(), want.t_start, rtol=0, atol=4e-7)
@@ -297,18 +299,18 @@ def test_a_march_in_float32_is_near_that_in_float64():
 
 
 def test_without_a_compiler_the_twins_run(monkeypatch):
-    arguments, want = marched(SMALL)
-    points = ray_points.ray_points(*arguments[:2], want)
+    given, want = marched(SMALL)
+    origins, directions, near, far, occupied, *_ = given.values()
+    points = ray_points.ray_points(origins, directions, want)
     for module in (marching, ray_points):
         monkeypatch.setattr(module, "has_kernels", lambda device: False)
-    assert_same(march(*arguments), want)
-    origins, directions, near, far, occupied = arguments[:5]
+    assert_same(march(**given), want)
     t, alive = near.clone(), torch.arange(0, 64, 3)
     made = march_alive(origins, directions, t, far, alive, occupied, SMALL, 4)
     assert set(made.ray_index.tolist()) <= set(alive.tolist())
     assert not torch.equal(t, near)
     # The kernel rounds once, the twin twice.
-    assert torch.allclose(ray_points.ray_points(*arguments[:2], want), points, rtol=0, atol=5e-7)
+    assert torch.allclose(ray_points.ray_points(origins, directions, want), points, rtol=0, atol=5e-7)
 
 
 # --- properties
@@ -317,7 +319,8 @@ def test_without_a_compiler_the_twins_run(monkeypatch):
 @settings(max_examples=30, deadline=None)
 @given(spec=marches(), seed=st.integers(0, 10**6))
 def test_samples_are_steps_of_their_rays(spec, seed):
-    (_, _, near, far, *_), made = marched(spec, 40, 0.5, seed)
+    given, made = marched(spec, 40, 0.5, seed)
+    near, far = given["near"], given["far"]
     assert made.offsets[0] == 0
     assert made.offsets[-1] == len(made)
     assert torch.equal(made.ray_index, torch.repeat_interleave(torch.arange(40), made.counts))
@@ -336,13 +339,20 @@ def test_samples_are_steps_of_their_rays(spec, seed):
 
 def test_samples_without_gaps_share_their_ends_exactly():
     spec = dataclasses.replace(SMALL, max_samples=1000)
-    _, made = marched(spec, 40, 1.0)
-    origins, directions = rays(40)
-    near, far = ray_aabb(origins, directions, spec.aabb)
-    made = march(origins, directions, near, far, torch.ones(spec.shape, dtype=torch.bool), spec)
+    given, _ = marched(spec, 40)
+    made = march(**{**given, "occupied": torch.ones(spec.shape, dtype=torch.bool)})
     same_ray = made.ray_index[1:] == made.ray_index[:-1]
     assert same_ray.sum() > 500
     assert torch.equal(made.t_start[1:][same_ray], made.t_end[:-1][same_ray])
+
+
+@pytest.mark.parametrize("cone_angle", [0.0, 0.01])
+def test_a_step_whose_point_lies_at_far_is_not_taken(cone_angle):
+    spec = March(half=1, resolution=8, step_min=0.125, cone_angle=cone_angle, sample_at="start")
+    origins, directions = torch.tensor([[0.1, 0.1, -0.9]]), torch.tensor([[0.0, 0, 1]])
+    full = torch.ones(spec.shape, dtype=torch.bool)
+    made = march(origins, directions, torch.zeros(1), torch.ones(1), full, spec)
+    assert made.t_start.tolist() == [0.125 * i for i in range(8)]
 
 
 def test_nothing_is_occupied_outside_the_last_cascade():
@@ -386,19 +396,19 @@ def test_long_steps_look_at_coarse_cells():
 
 
 def test_a_capacity_drops_the_rays_that_pass_it_and_all_after():
-    arguments, whole = marched(SMALL, 64, 0.4)
+    given, whole = marched(SMALL, 64, 0.4)
     ends = whole.offsets[1:]
     capacity = int(ends[len(ends) // 2]) + 1
     kept = int((ends <= capacity).sum())
-    made = march(*arguments, capacity=capacity)
+    made = march(**given, capacity=capacity)
     assert 0 < len(made) <= capacity < len(whole)
     assert torch.equal(made.offsets[: kept + 1], whole.offsets[: kept + 1])
     assert (made.offsets[kept:] == made.offsets[kept]).all()
     assert torch.equal(made.t_start, whole.t_start[: len(made)])
     assert int(made.dropped) == int((whole.counts[kept:] > 0).sum()) > 0
-    assert_same(made, reference.march(*arguments, capacity=capacity))
-    assert_same(march(*arguments, capacity=len(whole)), whole)
-    nothing = march(*arguments, capacity=0)
+    assert_same(made, reference.march(**given, capacity=capacity))
+    assert_same(march(**given, capacity=len(whole)), whole)
+    nothing = march(**given, capacity=0)
     assert len(nothing) == 0
     assert int(nothing.dropped) == int((whole.counts > 0).sum())
 
@@ -428,7 +438,7 @@ def test_rounds_of_living_rays_join_to_the_whole_march(cone_angle):
 
 
 def test_rays_that_are_not_alive_keep_their_t():
-    (origins, directions, near, far, occupied, _, _), _ = marched(SMALL)
+    origins, directions, near, far, occupied, *_ = marched(SMALL)[0].values()
     t = near.clone()
     march_alive(origins, directions, t, far, torch.tensor([3, 9, 5]), occupied, SMALL, 2)
     others = torch.ones(64, dtype=torch.bool)
@@ -450,22 +460,21 @@ def test_threads_and_repetition_do_not_change_a_byte():
 
 
 def test_views_are_marched_like_copies():
-    arguments, want = marched(SMALL)
-    spread = [torch.stack([v, v], dim=-1)[..., 0] if isinstance(v, Tensor) else v for v in arguments]
-    assert not any(v.is_contiguous() for v in spread if isinstance(v, Tensor))
-    assert_same(march(*spread), want)
-    spec = dataclasses.replace(SMALL, layout="morton")
-    packed = bits(arguments[4])
-    odd = torch.cat([torch.zeros(1, dtype=torch.uint8), packed])[1:]  # words that do not lie on words
-    assert_same(march(*arguments[:4], odd, spec, arguments[6]), want)
+    given, want = marched(SMALL)
+    for name in ("origins", "directions", "near", "far", "occupied", "noise"):
+        spread = torch.stack([given[name]] * 2, dim=-1)[..., 0]
+        assert not spread.is_contiguous()
+        assert_same(march(**{**given, name: spread}), want)
+    odd = torch.cat([torch.zeros(1, dtype=torch.uint8), bits(given["occupied"])])[1:]  # its words do not lie on words
+    assert_same(march(**{**given, "occupied": odd, "spec": dataclasses.replace(SMALL, layout="morton")}), want)
 
 
 @pytest.mark.parametrize("cascades", [1, 3])
 def test_bits_in_morton_order_are_the_same_grid(cascades):
     spec = dataclasses.replace(SMALL, cascades=cascades)
-    arguments, want = marched(spec)
-    made = march(*arguments[:4], bits(arguments[4]), dataclasses.replace(spec, layout="morton"), arguments[6])
-    assert_same(made, want)
+    given, want = marched(spec)
+    spec = dataclasses.replace(spec, layout="morton")
+    assert_same(march(**{**given, "occupied": bits(given["occupied"]), "spec": spec}), want)
 
 
 # --- nothing to do, and too much
@@ -533,20 +542,18 @@ def test_huge_values_stay_inside_the_memory():
 
 
 def test_points_equal_their_twin_forward_and_backward(device):
-    (origins, directions, *_), samples = marched(SMALL)
+    given, samples = marched(SMALL)
     upstream = torch.randn(len(samples), 3, generator=torch.Generator().manual_seed(0))
     made, want = [], []
     for into, function, dtype, where in (
         (made, ray_points.ray_points, torch.float32, device),
         (want, reference.ray_points, torch.float64, "cpu"),
     ):
-        leaves = [
-            v.detach().to(where, dtype, copy=True).requires_grad_() for v in (origins, directions, samples.midpoints)
-        ]
-        given = Samples(*(getattr(samples, f.name).to(where) for f in dataclasses.fields(samples)))
-        out = function(*leaves[:2], given, leaves[2])
+        inputs = (given["origins"], given["directions"], samples.midpoints)
+        origins, directions, t = (v.to(where, dtype, copy=True).requires_grad_() for v in inputs)
+        out = function(origins, directions, Samples(**on(vars(samples), where)), t)
         out.backward(upstream.to(where, dtype))
-        into += [out.detach(), *(leaf.grad for leaf in leaves)]
+        into += [out.detach(), origins.grad, directions.grad, t.grad]
     for a, b in zip(made, want, strict=True):
         # Sums of up to 50 terms of size up to 4.
         assert torch.allclose(a.cpu().double(), b, rtol=1e-5, atol=1e-5)
@@ -554,7 +561,7 @@ def test_points_equal_their_twin_forward_and_backward(device):
 
 
 def test_points_are_those_of_the_midpoints_and_of_living_rays():
-    (origins, directions, near, far, occupied, _, _), _ = marched(SMALL)
+    origins, directions, near, far, occupied, *_ = marched(SMALL)[0].values()
     alive = torch.tensor([60, 2, 31])
     samples = march_alive(origins, directions, near.clone(), far, alive, occupied, SMALL, 6)
     made = ray_points.ray_points(origins, directions.requires_grad_(), samples)
@@ -573,7 +580,8 @@ def test_gradients_of_the_points_twin_are_exact():
 
 
 def test_points_and_marches_keep_torchs_rules_for_operators():
-    (origins, directions, near, far, occupied, spec, noise), samples = marched(SMALL, 8)
+    given, samples = marched(SMALL, 8)
+    origins, directions, near, far, occupied, spec, noise = given.values()
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     t = samples.midpoints.requires_grad_()
     torch.library.opcheck(
@@ -584,12 +592,13 @@ def test_points_and_marches_keep_torchs_rules_for_operators():
 
 
 def test_points_compile_whole():
-    (origins, directions, *_), samples = marched(SMALL, 8)
+    given, samples = marched(SMALL, 8)
+    directions = given["directions"]
 
     def loss(origins: Tensor) -> Tensor:
         return ray_points.ray_points(origins, directions, samples, samples.t_start).square().sum()
 
-    origins = origins.requires_grad_()
+    origins = given["origins"].requires_grad_()
     torch._dynamo.reset()
     whole = torch.compile(loss, fullgraph=True, backend="aot_eager")
     (made,), (want,) = (torch.autograd.grad(f(origins), origins) for f in (whole, loss))

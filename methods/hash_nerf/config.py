@@ -94,6 +94,9 @@ class HashNerfModelConfig(ModelConfig):
     occupancy_fraction: float = 0.25
     """After that, the share of a box's cells looked at, chosen evenly, and at most as many of the occupied ones."""
 
+    occupancy_decay: float = 0.95
+    """Factor on what a cell is remembered for, each time it is looked at."""
+
     march_steps: int = 1024
     """Steps along the diagonal of the smallest box."""
     cone_angle: float = 0.00390625
@@ -103,6 +106,9 @@ class HashNerfModelConfig(ModelConfig):
     far_plane: float = 1000.0
     early_stop: float = 1e-4
     """A ray ends where less than this passes on."""
+
+    training_stop: float = 1e-3
+    """The same while training, found by a first look at the density alone: samples behind it are left out. 0: none."""
 
     background: Literal["random", "white", "black"] = "random"
     """What lies behind everything while training. Random keeps emptiness from being painted; pictures with an alpha

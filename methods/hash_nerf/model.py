@@ -20,10 +20,12 @@ from torchmetrics.functional.image import peak_signal_noise_ratio
 from methods.hash_nerf.config import HashNerfModelConfig
 from methods.hash_nerf.field import HashField, Space
 from methods.hash_nerf.rendering import render_rays
+from methods.hash_nerf.visibility import visible
 from methods.kernels.compositing import composite
 from methods.kernels.distortion import distortion
 from methods.kernels.marching import March, march, ray_aabb
 from methods.kernels.occupancy import OccupancyGrid
+from methods.kernels.ray_points import ray_points
 
 COLOURS = {"white": 1.0, "black": 0.0}
 UNKNOWN_BACKGROUND = 0.5  # what a random background is on average
@@ -61,6 +63,7 @@ class HashNerfModel(Model):
         self.occupancy = OccupancyGrid(
             self.march,
             threshold=config.occupancy_threshold,
+            decay=config.occupancy_decay,
             every=config.occupancy_every,
             warm_up=config.occupancy_warmup,
             fraction=config.occupancy_fraction,
@@ -85,7 +88,9 @@ class HashNerfModel(Model):
 
     @torch.no_grad()
     def update_occupancy(self, step: int) -> None:
-        """Look at the density of some cells: all of them in the first steps."""
+        """Look at the density of some cells: all of them in the first steps, but not before there is any to see."""
+        if step == 0:
+            return
         self.occupancy.every_step(step, lambda x, _: -torch.expm1(-self.field.density(x)[0] * self.march.step_min))
 
     def ray_bounds(self, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,8 +114,12 @@ class HashNerfModel(Model):
         near, far = self.ray_bounds(origins, directions)
         noise = torch.rand_like(near)
         samples = march(origins, directions, near, far, self.occupancy.occupied, self._training_march(), noise)
-        ray, middle = samples.ray_index, samples.midpoints
-        density, raw = self.field.density(origins[ray] + directions[ray] * middle[:, None])
+        if self.config.training_stop > 0:
+            with torch.no_grad():
+                seen, _ = self.field.density(ray_points(origins, directions, samples, samples.midpoints))
+            samples = visible(samples, seen, self.config.training_stop)
+        ray = samples.ray_index
+        density, raw = self.field.density(ray_points(origins, directions, samples, samples.midpoints))
         images = None if ray_bundle.camera_indices is None else ray_bundle.camera_indices[:, 0]
         colour = self.field.colour(raw, self.field.ray_features(directions, images), ray)
         made = composite(

@@ -20,7 +20,11 @@ _SMALL = {
     f"{_MODEL}max_res": 1024,
     f"{_MODEL}log2_hashmap_size": 16,
     f"{_MODEL}occupancy_res": 64,
+    f"{_MODEL}occupancy_warmup": 17,  # one look at all cells
     f"{_MODEL}occupancy_fraction": 0.125,
+    f"{_MODEL}occupancy_decay": 0.6,
+    f"{_MODEL}initial_density": 1.0,
+    "pipeline.min_rays": 512,
     f"{_MODEL}march_steps": 512,
     f"{_MODEL}max_samples_per_ray": 512,
 }
@@ -36,6 +40,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         f"{_MODEL}occupancy_res": 32,
         f"{_MODEL}march_steps": 128,
     },
-    "laptop": {**_SMALL, **_steps(1500, 1 << 15)},
+    "laptop": {**_SMALL, **_steps(1500, 1 << 14)},
     "paper": {},
 }

@@ -78,7 +78,7 @@ def composite(
         TypeError: A wrong type.
         ValueError: A wrong shape, device or range, or a sample that was used is NaN or infinite.
     """
-    return _render("density", density, (rgb, t_start, t_end, offsets, extra), early_stop, depth_gradient)
+    return _render("density", (density, rgb, t_start, t_end, offsets), extra, early_stop, depth_gradient)
 
 
 def composite_alpha(
@@ -109,7 +109,7 @@ def composite_alpha(
         TypeError: A wrong type.
         ValueError: As in ``composite``.
     """
-    return _render("alpha", alpha, (rgb, t_start, t_end, offsets, extra), early_stop, depth_gradient)
+    return _render("alpha", (alpha, rgb, t_start, t_end, offsets), extra, early_stop, depth_gradient)
 
 
 def composite_alive_(
@@ -186,28 +186,28 @@ def _check_state(state: CompositeState, channels: int) -> int:
     return rays
 
 
-def _render(name: str, value: Tensor, others: tuple, early_stop: float, depth_gradient: bool) -> Composite:
-    rgb, t_start, t_end, offsets, extra = others
+_Samples = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+"""Density or alpha, rgb, t_start, t_end, offsets."""
+
+
+def _render(name: str, samples: _Samples, extra: Tensor | None, early_stop: float, depth_gradient: bool) -> Composite:
+    value, rgb, t_start, t_end, offsets = samples
     check_packed(t_start, t_end, offsets)
     _check_samples(name, value, rgb, t_start, early_stop)
     if extra is not None:
         check_tensor("extra", extra, (t_start.shape[0],), torch.float32)
     check_device(t_start=t_start, value=value, rgb=rgb, extra=extra)
     inputs = {name: value, "rgb": rgb, "t_start": t_start, "t_end": t_end, "extra": extra}
-    made = _run(name == "alpha", offsets, inputs, early_stop)
-    return made if depth_gradient else made._replace(depth=made.depth.detach())
-
-
-def _run(is_alpha: bool, offsets: Tensor, inputs: dict[str, Tensor | None], early_stop: float) -> Composite:
-    value, rgb, t_start, t_end, extra = inputs.values()
-    if not has_kernels(offsets.device.type):
-        check_used((), **inputs)
+    is_alpha = name == "alpha"
+    if has_kernels(value.device.type):
+        rgb, opacity, depth, weights, total = _forward(*samples, extra, is_alpha, float(early_stop))
+        made = Composite(rgb, opacity, depth, weights, None if extra is None else total)
+        check_used([v for v in (made.rgb, made.depth, made.extra) if v is not None], **inputs)
+    else:
+        check_used([], **inputs)
         twin = reference.composite_alpha if is_alpha else reference.composite
-        return Composite(*twin(value, rgb, t_start, t_end, offsets, extra, early_stop))
-    *made, total = _forward(value, rgb, t_start, t_end, offsets, extra, is_alpha, float(early_stop))
-    sums = (made[0], made[2]) if extra is None else (made[0], made[2], total)
-    check_used(sums, **inputs)
-    return Composite(*made, None if extra is None else total)
+        made = Composite(*twin(*samples, extra, early_stop))
+    return made if depth_gradient else made._replace(depth=made.depth.detach())
 
 
 def _launch_forward(
@@ -229,7 +229,11 @@ def _launch_forward(
 
 def _empty_outputs(value, rgb, t_start, t_end, offsets, extra, *options):
     rays = offsets.shape[0] - 1
-    opacity, depth, total = value.new_empty(rays), value.new_empty(rays), value.new_empty(rays if extra is not None else 0)
+    opacity, depth, total = (
+        value.new_empty(rays),
+        value.new_empty(rays),
+        value.new_empty(rays if extra is not None else 0),
+    )
     return rgb.new_empty(rays, rgb.shape[1]), opacity, depth, value.new_empty(value.shape[0]), total
 
 

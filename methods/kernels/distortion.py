@@ -18,9 +18,9 @@ from methods.kernels.packed import check_packed, check_used
 def distortion(weights: Tensor, t_start: Tensor, t_end: Tensor, offsets: Tensor) -> Tensor:
     """How far each ray's weights lie from one another.
 
-    With the intervals' middles ``m`` and lengths ``d``: the sum over samples i and j of ``w_i w_j |m_i - m_j|``, plus a
-    third of the sum of ``w_i^2 d_i``. In units of t; t in [0, 1] makes rays comparable. The gradient reaches the weights
-    only.
+    With the intervals' middles ``m`` and lengths ``d``: the sum over samples i and j of ``w_i w_j |m_i - m_j|``, plus
+    a third of the sum of ``w_i^2 d_i``. In units of t; t in [0, 1] makes rays comparable. The gradient reaches the
+    weights only.
 
     Args:
         weights: ``[M]`` float32.
@@ -40,11 +40,11 @@ def distortion(weights: Tensor, t_start: Tensor, t_end: Tensor, offsets: Tensor)
     check_device(t_start=t_start, weights=weights)
     inputs = {"weights": weights, "t_start": t_start, "t_end": t_end}
     if not has_kernels(weights.device.type):
-        check_used((), **inputs)
+        check_used([], **inputs)
         return reference.distortion(weights, t_start, t_end, offsets)
     needs_slope = torch.is_grad_enabled() and weights.requires_grad
     loss, _ = _forward(weights, t_start, t_end, offsets, needs_slope)
-    check_used((loss,), **inputs)
+    check_used([loss], **inputs)
     return loss
 
 

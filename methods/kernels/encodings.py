@@ -61,8 +61,8 @@ def frequency_encode(
         x: ``[N, D]`` float32; the phase is exact to 6e-8 below 2^22 quarter turns.
         octaves: 1 to 31.
         include_input: Whether x itself comes first.
-        order: ``sin-cos-per-octave``: per octave D sines, then D cosines, as RAD-NeRF has them; ``all-sines-first``: the
-            sines of all octaves, then the cosines, as mip-NeRF and TAVA.
+        order: ``sin-cos-per-octave``: per octave D sines, then D cosines, as RAD-NeRF has them; ``all-sines-first``:
+            the sines of all octaves, then the cosines, as mip-NeRF and TAVA.
         scale: 1, or pi where the method's formula has it.
 
     Returns:
@@ -114,9 +114,7 @@ def _harmonics_gradient(ctx, grad: Tensor):
     return _harmonics_backward(*ctx.saved_tensors, ctx.degree, grad), None
 
 
-_harmonics = Op(
-    "spherical_harmonics", _launch_harmonics, _empty_harmonics, (_harmonics_gradient, _harmonics_context)
-)
+_harmonics = Op("spherical_harmonics", _launch_harmonics, _empty_harmonics, (_harmonics_gradient, _harmonics_context))
 _harmonics_backward = Op("spherical_harmonics_backward", _launch_harmonics_backward, _empty_directions)
 
 

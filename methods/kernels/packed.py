@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -36,12 +37,14 @@ def check_packed(t_start: Tensor, t_end: Tensor, offsets: Tensor) -> None:
         return
     values, samples = offsets.cpu().numpy(), t_start.shape[0]
     if values[0] != 0 or values[-1] != samples:
-        raise ValueError(f"offsets must run from 0 to the number of samples, {samples}; got {values[0]} to {values[-1]}")
+        raise ValueError(
+            f"offsets must run from 0 to the number of samples, {samples}; got {values[0]} to {values[-1]}"
+        )
     if (values[1:] < values[:-1]).any():
         raise ValueError("offsets must never fall")
 
 
-def check_used(sums: tuple[Tensor, ...], **inputs: Tensor | None) -> None:
+def check_used(sums: Sequence[Tensor], **inputs: Tensor | None) -> None:
     """Refuse NaN and infinity in samples, as ``check_finite`` does, by the rays' sums, which are fewer to look at.
 
     Args:
@@ -61,20 +64,3 @@ def check_used(sums: tuple[Tensor, ...], **inputs: Tensor | None) -> None:
 
 def _is_blind(value: Tensor) -> bool:
     return torch.compiler.is_compiling() or (value.is_cuda and os.environ.get("FIELDBOOK_KERNEL_CHECKS") != "1")
-
-
-def pad(values: Tensor, offsets: Tensor, fill: float) -> Tensor:
-    """Rays as rows: ``[M, ...]`` to ``[N, S, ...]`` with S the longest ray's samples, ``fill`` behind the others'."""
-    counts = offsets[1:] - offsets[:-1]
-    longest = int(counts.max()) if counts.numel() else 0
-    rows = values.new_full((counts.shape[0], longest, *values.shape[1:]), fill)
-    return rows.masked_scatter(_mask(counts, longest).reshape(*rows.shape[:2], *(1,) * (values.dim() - 1)), values)
-
-
-def unpad(rows: Tensor, offsets: Tensor) -> Tensor:
-    """The inverse of ``pad``: ``[N, S, ...]`` to ``[M, ...]``."""
-    return rows[_mask(offsets[1:] - offsets[:-1], rows.shape[1])]
-
-
-def _mask(counts: Tensor, longest: int) -> Tensor:
-    return torch.arange(longest, device=counts.device) < counts[:, None]

@@ -216,9 +216,9 @@ Tensor march_count_op(Tensor origins, Tensor directions, Tensor near_t, Tensor f
 #endif
 }
 
-void march_write_op(Tensor origins, Tensor directions, Tensor near_t, Tensor far_t, Tensor noise, Tensor alive, bool all,
-                    Tensor bits, Tensor blocks, Tensor spec, Tensor groups, Tensor group_offsets, Tensor offsets,
-                    Tensor t_start, Tensor t_end, Tensor ray_index) {
+void march_write_op(Tensor origins, Tensor directions, Tensor near_t, Tensor far_t, Tensor noise, Tensor alive,
+                    bool all, Tensor bits, Tensor blocks, Tensor spec, Tensor groups, Tensor group_offsets,
+                    Tensor offsets, Tensor t_start, Tensor t_end, Tensor ray_index) {
   const MarchArgs a = make_args(origins, directions, near_t, far_t, noise, alive, all, bits, blocks, spec);
   MarchOut o{};
   o.offsets = in<int64_t>(offsets);
@@ -236,16 +236,19 @@ void march_write_op(Tensor origins, Tensor directions, Tensor near_t, Tensor far
 }  // namespace fieldbook
 
 FB_LIBRARY(m) {
-  m.def("ray_aabb(Tensor origins, Tensor directions, Tensor box, float min_near, Tensor(a!) near_t, Tensor(b!) far_t) -> ()");
+  m.def(
+      "ray_aabb(Tensor origins, Tensor directions, Tensor box, float min_near, Tensor(a!) near_t, Tensor(b!) far_t) "
+      "-> ()");
   m.def("march_bits(Tensor cells, Tensor(a!) bits) -> ()");
   m.def("march_blocks(Tensor bits, Tensor spec, Tensor(a!) blocks) -> ()");
   m.def(
-      "march_count(Tensor origins, Tensor directions, Tensor near_t, Tensor far_t, Tensor noise, Tensor alive, bool all, "
-      "Tensor bits, Tensor blocks, Tensor spec, Tensor(a!) counts, Tensor(b!) resume, Tensor(c!) group_offsets) -> Tensor");
+      "march_count(Tensor origins, Tensor directions, Tensor near_t, Tensor far_t, Tensor noise, Tensor alive, "
+      "bool all, Tensor bits, Tensor blocks, Tensor spec, Tensor(a!) counts, Tensor(b!) resume, "
+      "Tensor(c!) group_offsets) -> Tensor");
   m.def(
-      "march_write(Tensor origins, Tensor directions, Tensor near_t, Tensor far_t, Tensor noise, Tensor alive, bool all, "
-      "Tensor bits, Tensor blocks, Tensor spec, Tensor groups, Tensor group_offsets, Tensor offsets, Tensor(a!) t_start, "
-      "Tensor(b!) t_end, Tensor(c!) ray_index) -> ()");
+      "march_write(Tensor origins, Tensor directions, Tensor near_t, Tensor far_t, Tensor noise, Tensor alive, "
+      "bool all, Tensor bits, Tensor blocks, Tensor spec, Tensor groups, Tensor group_offsets, Tensor offsets, "
+      "Tensor(a!) t_start, Tensor(b!) t_end, Tensor(c!) ray_index) -> ()");
 }
 
 FB_LIBRARY_IMPL(m) {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -20,10 +22,8 @@ def distortion(weights: Tensor, t_start: Tensor, t_end: Tensor, offsets: Tensor)
     """
     middle, length = (0.5 * (t_start + t_end)).detach(), (t_end - t_start).detach()
     bounds = offsets.tolist()
-    losses = [
-        _one_ray(weights[a:b], middle[a:b], length[a:b]) for a, b in zip(bounds[:-1], bounds[1:], strict=True)
-    ]
-    return torch.stack(losses) if losses else weights.new_zeros(0)
+    losses = [_one_ray(weights[a:b], middle[a:b], length[a:b]) for a, b in itertools.pairwise(bounds)]
+    return torch.stack(losses) if losses else weights[:0]
 
 
 def _one_ray(weights: Tensor, middle: Tensor, length: Tensor) -> Tensor:
