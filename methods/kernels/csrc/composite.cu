@@ -4,11 +4,13 @@
 
 namespace fieldbook {
 
-void composite_forward_cuda(const CompositeSamples& s, bool alpha, const CompositeOut& out, int64_t rays, void* stream) {
+void composite_forward_cuda(const CompositeSamples& s, bool alpha, const CompositeOut& out, int64_t rays,
+                            void* stream) {
   composite_forward(s, alpha, out, [&](const auto& body) { launch_groups(body, rays, stream); });
 }
 
-void composite_backward_cuda(const CompositeSamples& s, bool alpha, const CompositeGrads& g, int64_t rays, void* stream) {
+void composite_backward_cuda(const CompositeSamples& s, bool alpha, const CompositeGrads& g, int64_t rays,
+                             void* stream) {
   composite_backward(s, alpha, g, [&](const auto& body) { launch_groups(body, rays, stream); });
 }
 

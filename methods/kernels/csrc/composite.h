@@ -56,8 +56,10 @@ void composite_alive(const CompositeSamples& s, const CompositeState& t, const R
 }
 
 #if defined(FIELDBOOK_CUDA) || defined(__CUDACC__)
-void composite_forward_cuda(const CompositeSamples& s, bool alpha, const CompositeOut& out, int64_t rays, void* stream);
-void composite_backward_cuda(const CompositeSamples& s, bool alpha, const CompositeGrads& g, int64_t rays, void* stream);
+void composite_forward_cuda(const CompositeSamples& s, bool alpha, const CompositeOut& out, int64_t rays,
+                            void* stream);
+void composite_backward_cuda(const CompositeSamples& s, bool alpha, const CompositeGrads& g, int64_t rays,
+                             void* stream);
 void composite_alive_cuda(const CompositeSamples& s, const CompositeState& state, int64_t rays, void* stream);
 #endif
 

@@ -9,11 +9,11 @@ namespace fieldbook {
 constexpr int MAX_CHANNELS = 16;
 
 struct CompositeSamples {
-  const float* value;    // [M] density; or alpha
-  const float* rgb;      // [M, C]
-  const float* t_start;  // [M]
-  const float* t_end;    // [M]
-  const float* extra;    // [M], or null
+  const float* value;      // [M] density; or alpha
+  const float* rgb;        // [M, C]
+  const float* t_start;    // [M]
+  const float* t_end;      // [M]
+  const float* extra;      // [M], or null
   const int64_t* offsets;  // [N + 1]
   int64_t samples;
   int32_t channels;
@@ -31,7 +31,7 @@ FB_LANES Lanes survive_of(const CompositeSamples& s, int64_t at, int count) {
   const Lanes value = load(s.value + at, count);
   if constexpr (ALPHA) return 1.0f - value;
   const Lanes x = value * (load(s.t_end + at, count) - load(s.t_start + at, count));
-  // exp_fast has a finite value even for NaN; the second term makes such a ray's outputs NaN, which the caller reports.
+  // exp(-infinity) is a fine number; the second term makes such a ray's outputs NaN, which the caller reports.
   return exp_lanes(-x) + 0.0f * x;
 }
 

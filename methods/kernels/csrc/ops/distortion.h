@@ -2,8 +2,8 @@
 // the length of interval k, sum over i, j of w_i w_j |m_i - m_j|, plus a third of the sum of w_i^2 d_i.
 //
 // Let G_k = sum over j of w_j |m_k - m_j|. Then the loss is the sum of w_k (G_k + w_k d_k / 3) and its gradient is
-// 2 G_k + 2/3 w_k d_k. From k - 1 to k, G grows by the gap of the middles times the weight before k less the weight from
-// k on, so one running sum gives the weights and a second one G. One element = one ray.
+// 2 G_k + 2/3 w_k d_k. From k - 1 to k, G grows by the gap of the middles times the weight before k less the weight
+// from k on, so one running sum gives the weights and a second one G. One element = one ray.
 #pragma once
 #include "lanes.h"
 

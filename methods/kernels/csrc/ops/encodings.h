@@ -12,8 +12,8 @@ constexpr double constexpr_sqrt(double v) {
   return root;
 }
 
-// Y_lm = q_lm(z) times the real (m >= 0) or imaginary part of (x + iy)^|m|. q_mm, with the sign (-1)^m that tiny-cuda-nn
-// and torch-ngp keep.
+// Y_lm = q_lm(z) times the real (m >= 0) or imaginary part of (x + iy)^|m|. This is q_mm, with the sign (-1)^m that
+// tiny-cuda-nn and torch-ngp keep.
 constexpr double harmonic_start(int m) {
   double square = (m == 0 ? 1.0 : 2.0) * (2 * m + 1) / (4.0 * 3.14159265358979323846);
   for (int i = 1; i <= m; ++i) square *= (2.0 * i - 1.0) / (2.0 * i);
@@ -28,7 +28,8 @@ template <int L, int M>
 struct HarmonicStep {
   static constexpr float start = static_cast<float>(harmonic_start(M));
   static constexpr float up = static_cast<float>(harmonic_up(L + 1, M));
-  static constexpr float back = L > M ? static_cast<float>(harmonic_up(L + 1, M) / harmonic_up(L > M ? L : M + 1, M)) : 0.0f;
+  static constexpr double below = harmonic_up(L > M ? L : M + 1, M);
+  static constexpr float back = L > M ? static_cast<float>(harmonic_up(L + 1, M) / below) : 0.0f;
 };
 
 // Calls visit(l, q, slope) for l = M..DEGREE-1 with q = q_lM(z) and slope = dq/dz.

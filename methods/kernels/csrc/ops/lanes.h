@@ -1,6 +1,7 @@
 // A group of lanes walks the samples of one ray, LANES at a time. On a GPU the group is a warp and `Lanes` is the float
-// of one lane; on the CPU it is a vector register. A body is written once, in terms of arithmetic on `Lanes` and of what
-// is below. Lanes behind the last sample hold zeros when loaded and are not stored.
+// of one lane; on the CPU it is a vector register. A body is written once, in terms of arithmetic on `Lanes` and of the
+// functions that lanes_cpu.h and lanes_cuda.h both have. Lanes behind the last sample are zero when loaded and are not
+// stored.
 #pragma once
 #include "common.h"
 
