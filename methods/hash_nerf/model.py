@@ -20,10 +20,10 @@ from torchmetrics.functional.image import peak_signal_noise_ratio
 from methods.hash_nerf.config import HashNerfModelConfig
 from methods.hash_nerf.field import HashField, Space
 from methods.hash_nerf.rendering import render_rays
-from methods.hash_nerf.visibility import visible
+from methods.hash_nerf.visibility import march_visible
 from methods.kernels.compositing import composite
 from methods.kernels.distortion import distortion
-from methods.kernels.marching import March, march, ray_aabb
+from methods.kernels.marching import March, Samples, march, ray_aabb
 from methods.kernels.occupancy import OccupancyGrid
 from methods.kernels.ray_points import ray_points
 
@@ -111,13 +111,7 @@ class HashNerfModel(Model):
         if not self.training:
             return self._render(ray_bundle)
         origins, directions = ray_bundle.origins.contiguous(), ray_bundle.directions.contiguous()
-        near, far = self.ray_bounds(origins, directions)
-        noise = torch.rand_like(near)
-        samples = march(origins, directions, near, far, self.occupancy.occupied, self._training_march(), noise)
-        if self.config.training_stop > 0:
-            with torch.no_grad():
-                seen, _ = self.field.density(ray_points(origins, directions, samples, samples.midpoints))
-            samples = visible(samples, seen, self.config.training_stop)
+        samples = self._training_samples(origins, directions)
         ray = samples.ray_index
         density, raw = self.field.density(ray_points(origins, directions, samples, samples.midpoints))
         images = None if ray_bundle.camera_indices is None else ray_bundle.camera_indices[:, 0]
@@ -140,9 +134,17 @@ class HashNerfModel(Model):
             )
         return outputs
 
-    def _training_march(self) -> March:
+    def _training_samples(self, origins: Tensor, directions: Tensor) -> Samples:
+        """Samples of rays, from a random place within the first step on; those that light reaches."""
+        near, far = self.ray_bounds(origins, directions)
         step, longest = self.march.step_min * self.stride, self.march.longest * self.stride
-        return replace(self.march, step_min=step, step_max=longest)
+        spec, noise = replace(self.march, step_min=step, step_max=longest), torch.rand_like(near)
+        if self.config.training_stop == 0:
+            return march(origins, directions, near, far, self.occupancy.occupied, spec, noise)
+        start = near + noise * (near * spec.cone_angle).clamp(step, longest)
+        rays = (origins, directions, start, far)
+        stop = self.config.training_stop
+        return march_visible(rays, self.occupancy.occupied, spec, lambda x: self.field.density(x)[0], stop)
 
     def _training_background(self, like: Tensor) -> Tensor:
         if self.config.background == "random":

@@ -33,6 +33,7 @@ _SMALL = {
     f"{_MODEL}distortion_loss_mult": 0.01,
     f"{_MODEL}loss": "mse",
     "pipeline.min_rays": 512,
+    f"{_MODEL}num_layers_color": 1,
     f"{_MODEL}march_steps": 256,
     f"{_MODEL}max_samples_per_ray": 256,
 }
