@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -151,6 +152,7 @@ def _curve(contest: Contest, marks: list[float]) -> list[dict[str, float]]:
 
 
 def main() -> None:
+    sys.stdout.reconfigure(line_buffering=True)  # pyright: ignore[reportAttributeAccessIssue]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small scene and short times, under 2 minutes")
     parser.add_argument("--scenes", nargs="+", default=["lego", "card"], help="names of studies in benchmarks/studies")

@@ -35,6 +35,7 @@ class HashNerfModel(Model):
     """Hash grid marched through an occupancy grid."""
 
     config: HashNerfModelConfig
+    centre: Tensor
 
     def populate_modules(self) -> None:
         """Build box, march, field and occupancy grid from the scene box."""
@@ -172,9 +173,9 @@ class HashNerfModel(Model):
     def get_loss_dict(self, outputs: Any, batch: Any, metrics_dict: Any = None) -> dict[str, Tensor]:
         """Colour loss against the pictures blended over the step's background, and the distortion loss."""
         truth = blend(batch["image"].to(self.device), outputs["background"])
-        loss = F.huber_loss if self.config.loss == "huber" else F.mse_loss
-        extra = {"delta": 0.1} if self.config.loss == "huber" else {}
-        losses = {"rgb_loss": loss(outputs["rgb"], truth, **extra)}
+        made = outputs["rgb"]
+        error = F.huber_loss(made, truth, delta=0.1) if self.config.loss == "huber" else F.mse_loss(made, truth)
+        losses = {"rgb_loss": error}
         if "distortion" in outputs:
             losses["distortion_loss"] = self.config.distortion_loss_mult * outputs["distortion"].mean()
         return losses

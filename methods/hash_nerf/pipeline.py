@@ -20,12 +20,14 @@ class HashNerfPipeline(VanillaPipeline):
     def get_train_loss_dict(self, step: int):
         """One step's loss; then the next step's number of rays and length of steps."""
         outputs, losses, metrics = super().get_train_loss_dict(step)
-        per_ray = int(outputs["num_samples"]) / self.rays * self.model.stride
+        model: Any = self.model
+        per_ray = int(outputs["num_samples"]) / self.rays * model.stride
         self._set(*next_batch(per_ray, self.rays, self.config))
         return outputs, losses, metrics
 
     def _set(self, rays: int, stride: float) -> None:
-        self.rays, self.model.stride = rays, stride
+        model: Any = self.model
+        self.rays, model.stride = rays, stride
         sampler: Any = getattr(self.datamanager, "train_pixel_sampler", None)
         if sampler is not None:
             sampler.set_num_rays_per_batch(rays)

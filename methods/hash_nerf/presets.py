@@ -41,7 +41,7 @@ _SMALL = {
 PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {
         **_SMALL,
-        **steps(100, 1 << 13),
+        **steps(300, 1 << 13),
         f"{_MODEL}log2_hashmap_size": 12,
         f"{_MODEL}max_res": 128,
         f"{_MODEL}hidden_dim": 16,
