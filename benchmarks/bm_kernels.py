@@ -297,7 +297,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small inputs, no torch.compile, under 2 minutes")
     parser.add_argument("--json", type=Path, help="write the results to this file")
     parser.add_argument("--threads", type=int, default=2, help="torch threads")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="where both sides run")
     args = parser.parse_args()
+    torch.set_default_device(args.device)
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     scale = 8 if args.quick else 1

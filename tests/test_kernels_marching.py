@@ -572,6 +572,14 @@ def test_points_are_those_of_the_midpoints_and_of_living_rays():
     assert torch.allclose(grad[:, 0], want, rtol=1e-5, atol=1e-6)
 
 
+def test_samples_of_other_rays_are_refused():
+    none = torch.zeros(0)
+    offsets = torch.tensor([0, 0, 0, 0, 1])
+    samples = Samples(offsets, torch.tensor([3]), none.new_ones(1), none.new_ones(1), torch.tensor(0))
+    with pytest.raises(ValueError, match="of these 3 rays; ray_index goes from 3 to 3"):
+        ray_points.ray_points(torch.zeros(3, 3), torch.ones(3, 3), samples)
+
+
 def test_gradients_of_the_points_twin_are_exact():
     _, samples = marched(SMALL, 5)
     origins, directions = (v.double().requires_grad_() for v in rays(5))

@@ -159,7 +159,7 @@ def test_opacity_and_depth_are_the_balls(dataset: DatasetFiles, rendered: tuple[
     depth = np.load(run.test / "r_0.depth.npy")
     middle = slice(SIZE // 2 - 4, SIZE // 2 + 4)
     assert opacity[middle, middle].min() > 0.9
-    assert opacity[:4, :4].max() < 0.05
+    assert opacity[:4, :4].mean() < 0.05
     # The colour depends on a ray's nearest point to the centre alone, so the surface is free within the ball.
     assert 2.8 < np.median(depth[middle, middle]) < 5.2
 

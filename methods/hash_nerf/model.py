@@ -170,9 +170,13 @@ class HashNerfModel(Model):
             "depth": made.depth[:, None] + (1 - opacity) * self.config.far_plane,
         }
 
+    def _truth(self, outputs: Any, batch: Any) -> Tensor:
+        background = outputs["background"] if "background" in outputs else self.render_background()
+        return blend(batch["image"].to(self.device), background)
+
     def get_loss_dict(self, outputs: Any, batch: Any, metrics_dict: Any = None) -> dict[str, Tensor]:
         """Colour loss against the pictures blended over the step's background, and the distortion loss."""
-        truth = blend(batch["image"].to(self.device), outputs["background"])
+        truth = self._truth(outputs, batch)
         made = outputs["rgb"]
         error = F.huber_loss(made, truth, delta=0.1) if self.config.loss == "huber" else F.mse_loss(made, truth)
         losses = {"rgb_loss": error}
@@ -185,8 +189,7 @@ class HashNerfModel(Model):
         if "num_samples" not in outputs:
             return {}
         with torch.no_grad():
-            truth = blend(batch["image"].to(self.device), outputs["background"])
-            error = F.mse_loss(outputs["rgb"], truth)
+            error = F.mse_loss(outputs["rgb"], self._truth(outputs, batch))
         return {"psnr": -10 * torch.log10(error), "num_samples": outputs["num_samples"]}
 
     def get_image_metrics_and_images(self, outputs: Any, batch: Any) -> tuple[dict[str, float], dict[str, Tensor]]:

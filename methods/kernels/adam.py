@@ -61,7 +61,7 @@ def adam_step_(param: Tensor, grad: Tensor, mean: Tensor, square: Tensor, number
     n = numbers
     rate, correction = n.lr / (1 - n.beta1**n.step), (1 - n.beta2**n.step) ** -0.5
     given = [rate, n.beta1, 1 - n.beta1, n.beta2, 1 - n.beta2, correction, n.epsilon]
-    packed = torch.tensor(given, dtype=torch.float64)
+    packed = torch.tensor(given, dtype=torch.float64, device="cpu")
     ops.adam_step(param.detach(), grad, mean, square, packed)
     # As torch's own in-place operations do, so that autograd refuses a graph that saved the old values.
     torch.autograd.graph.increment_version(list(tensors.values()))

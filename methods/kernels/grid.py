@@ -151,7 +151,7 @@ class Grid:
             return struct.unpack("<I", struct.pack("<f", value))[0]
 
         rows = [(bits(v.scale), bits(v.shift), v.stride, v.rows, v.offset, int(v.hashed)) for v in self.table]
-        return torch.tensor(rows, dtype=torch.int64)
+        return torch.tensor(rows, dtype=torch.int64, device="cpu")
 
 
 def grid_encode(
@@ -210,7 +210,8 @@ def _sunk(table: Tensor, sink: Tensor) -> Tensor:
 
 def _options(table: Tensor, options: list[int]) -> Tensor:
     features, smooth, bounded, mask = options
-    return torch.tensor([features, smooth, table.dtype == torch.float16, bounded, mask], dtype=torch.int64)
+    numbers = [features, smooth, table.dtype == torch.float16, bounded, mask]
+    return torch.tensor(numbers, dtype=torch.int64, device="cpu")
 
 
 @torch.library.custom_op("fieldbook::grid_encode", mutates_args=())

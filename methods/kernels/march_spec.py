@@ -96,4 +96,4 @@ class March:
         """``[13]`` float64 on the CPU, as the compiled kernels read it."""
         steps = (self.step_min, self.longest, self.cone_angle, 0.5 if self.sample_at == "midpoint" else 0.0)
         sizes = (self.cascades, self.resolution, self.max_samples, self.layout == "morton", self.block_shift)
-        return torch.tensor([*self.centre, self.half, *steps, *sizes], dtype=torch.float64)
+        return torch.tensor([*self.centre, self.half, *steps, *sizes], dtype=torch.float64, device="cpu")

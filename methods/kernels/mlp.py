@@ -78,7 +78,7 @@ def _check_index(shared: Tensor, index: Tensor) -> None:
 def _mlp(x: Tensor, shared: Tensor, index: Tensor, flat: Tensor, widths: list[int]) -> Tensor:
     _check_index(shared, index)  # here, so that a compiled graph looks too: the kernel trusts it
     out = x.new_empty(x.shape[0], widths[-1])
-    sizes = torch.tensor(widths, dtype=torch.int64)
+    sizes = torch.tensor(widths, dtype=torch.int64, device="cpu")
     compiled("cpu").mlp_forward(x.contiguous(), shared.contiguous(), index.contiguous(), sizes, flat.contiguous(), out)
     return out
 
@@ -93,7 +93,7 @@ def _mlp_backward(
     x: Tensor, shared: Tensor, index: Tensor, flat: Tensor, widths: list[int], grad: Tensor
 ) -> tuple[Tensor, Tensor]:
     grad_x, grad_flat = torch.empty_like(x, memory_format=torch.contiguous_format), torch.empty_like(flat)
-    sizes = torch.tensor(widths, dtype=torch.int64)
+    sizes = torch.tensor(widths, dtype=torch.int64, device="cpu")
     tensors = [v.contiguous() for v in (x, shared, index)]
     compiled("cpu").mlp_backward(*tensors, sizes, flat.contiguous(), grad.contiguous(), grad_x, grad_flat)
     return grad_x, grad_flat

@@ -100,7 +100,8 @@ def mark_unseen_(
         raise ValueError("density is changed in place and must be contiguous")
     if not has_kernels(density.device.type):
         return reference.mark_unseen_(density, spec, camera_to_world, intrinsics, min_distance)
-    geometry = torch.tensor([*spec.centre, spec.half, min_distance, spec.resolution], dtype=torch.float64)
+    numbers = [*spec.centre, spec.half, min_distance, spec.resolution]
+    geometry = torch.tensor(numbers, dtype=torch.float64, device="cpu")
     _mark_unseen(density, _viewers(camera_to_world, intrinsics), geometry)
 
 

@@ -28,16 +28,25 @@ def ray_points(origins: Tensor, directions: Tensor, samples: Samples, t: Tensor 
 
     Raises:
         TypeError: A wrong type.
-        ValueError: A wrong shape or device.
+        ValueError: A wrong shape or device, or samples of other rays.
     """
     t = samples.midpoints if t is None else t
     check_tensor("origins", origins, ("N", 3), torch.float32)
     check_tensor("directions", directions, (origins.shape[0], 3), torch.float32)
     check_tensor("t", t, (samples.ray_index.shape[0],), torch.float32)
     check_device(origins=origins, directions=directions, ray_index=samples.ray_index, t=t)
+    _check_rays_exist(samples.ray_index, origins.shape[0])
     if not has_kernels(origins.device.type):
         return reference.ray_points(origins, directions, samples, t)
     return _ray_points(origins, directions, t, samples.ray_index, samples.offsets)
+
+
+def _check_rays_exist(ray_index: Tensor, rays: int) -> None:
+    if ray_index.is_cuda or torch.compiler.is_compiling() or ray_index.numel() == 0:
+        return
+    low, high = (int(v) for v in torch.aminmax(ray_index))
+    if low < 0 or high >= rays:
+        raise ValueError(f"samples must be of these {rays} rays; ray_index goes from {low} to {high}")
 
 
 @torch.library.custom_op("fieldbook::ray_points", mutates_args=())
