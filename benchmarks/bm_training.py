@@ -142,6 +142,18 @@ def quality(dataset: DatasetFiles, marks: list[float]) -> dict[str, Any]:
     return {"psnr": curves}
 
 
+def profile(dataset: DatasetFiles, warm_up: int = 300, steps: int = 16) -> None:
+    """Where hash-nerf's time goes, by torch op, after some steps on one thread."""
+    torch.set_num_threads(1)
+    with contests(dataset, {HASH: CONTESTANTS["hash-nerf laptop"]}) as running:
+        for _ in range(warm_up):
+            running[HASH].step()
+        with torch.profiler.profile() as recorded:
+            for _ in range(steps):
+                running[HASH].step()
+    print(recorded.key_averages().table(sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=40))
+
+
 def _curve(contest: Contest, marks: list[float]) -> list[dict[str, float]]:
     points = []
     for mark in marks:
@@ -156,6 +168,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small scene and short times, under 2 minutes")
     parser.add_argument("--scenes", nargs="+", default=["lego", "card"], help="names of studies in benchmarks/studies")
+    parser.add_argument("--profile", action="store_true", help="only print where hash-nerf's time goes")
     parser.add_argument("--json", type=Path, help="write the results to this file")
     parser.add_argument("--threads", type=int, default=2, help="torch threads")
     args = parser.parse_args()
@@ -165,8 +178,12 @@ def main() -> None:
     for scene in ["quick"] if args.quick else args.scenes:
         print(f"\n== {scene}")
         dataset = make_dataset(scene, args.threads)
+        if args.profile:
+            profile(dataset)
+            continue
         results[scene] = {**speed(dataset, 3 if args.quick else 7), **quality(dataset, marks)}
-    write(args.json, {"scenes": results})
+    if results:
+        write(args.json, {"scenes": results})
 
 
 if __name__ == "__main__":

@@ -14,15 +14,6 @@ from PIL import Image
 from fieldbook.errors import UserError
 from fieldbook.layout import DatasetFiles, RunFiles
 
-# nerfstudio 1.1.5 and what it imports use calls that newer releases deprecate; none of them is ours to mend.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:websockets:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:`torch.cuda.amp.custom_:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:Using a non-tuple sequence for multidimensional indexing:UserWarning"),
-    pytest.mark.filterwarnings("ignore:invalid escape sequence:DeprecationWarning"),
-]
-
 SPEC: dict[str, Any] = {"method": "nerfacto", "preset": "smoke", "seed": 3, "device": "cpu", "torch_threads": 1}
 COLOURS = {"white": [1.0, 1.0, 1.0], "black": [0.0, 0.0, 0.0]}
 NAMES = ("train_0.png", "train_1.png", "test_0.png")

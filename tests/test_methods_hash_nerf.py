@@ -17,13 +17,6 @@ from PIL import Image
 
 from fieldbook.layout import DatasetFiles, RunFiles
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:websockets:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:`torch.cuda.amp.custom_:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:Using a non-tuple sequence for multidimensional indexing:UserWarning"),
-    pytest.mark.filterwarnings("ignore:invalid escape sequence:DeprecationWarning"),
-]
 ANGLE, SIZE = 0.7, 48  # of the fixture's folder
 
 
@@ -165,7 +158,7 @@ def test_opacity_and_depth_are_the_balls(dataset: DatasetFiles, rendered: tuple[
 
 
 def test_a_step_has_at_least_the_smallest_batch_of_rays(rendered: tuple[RunFiles, dict[str, Any]]):
-    assert rendered[1]["rays"] == 256 + 299 * 512  # 256 at the first step, when nothing is known; then min_rays
+    assert rendered[1]["rays"] >= 256 + 299 * 512  # 256 at the first step, when nothing is known; then min_rays
 
 
 def test_the_same_seed_gives_the_same_checkpoint(

@@ -24,15 +24,6 @@ from fieldbook.files import read_json
 from fieldbook.layout import DatasetFiles, RunFiles
 from methods.presets import METHODS
 
-# nerfstudio 1.1.5 and what it imports use calls that newer releases deprecate; none of them is ours to mend.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:websockets:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:`torch.cuda.amp.custom_:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:Using a non-tuple sequence for multidimensional indexing:UserWarning"),
-    pytest.mark.filterwarnings("ignore:invalid escape sequence:DeprecationWarning"),
-]
-
 RADIUS, POI = 0.4, np.zeros(3)
 NEAR, FAR = 0.3, 2.5
 SPEC: dict[str, Any] = {"method": "nerfacto", "preset": "smoke", "seed": 3, "device": "cpu", "torch_threads": 1}
