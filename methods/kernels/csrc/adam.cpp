@@ -21,6 +21,7 @@ void adam_cpu(const AdamStep& body, int64_t n) {
       bool any = false;
       for (int64_t i = first; i < last; ++i) any |= body.grad[i] != 0.0f;
       if (!any) continue;
+#pragma omp simd
       for (int64_t i = first; i < last; ++i) body(i);
     }
   });

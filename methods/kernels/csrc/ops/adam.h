@@ -15,12 +15,16 @@ struct AdamStep {
   // Where the gradient is zero nothing moves, the moments included; the gradient is cleared for the next step.
   FB_HD void operator()(int64_t i) const {
     const float g = grad[i];
+#if defined(__CUDA_ARCH__)
     if (g == 0.0f) return;
+#endif
+    const bool on = g != 0.0f;  // chosen at the end, without a branch: the CPU's loop then runs in vectors
     const float m = beta1 * mean[i] + gain1 * g;
     const float v = beta2 * square[i] + gain2 * g * g;
-    mean[i] = m;
-    square[i] = v;
-    param[i] -= rate * m / (sqrtf(v) * correction + epsilon);
+    const float moved = param[i] - rate * m / (sqrtf(v) * correction + epsilon);
+    mean[i] = on ? m : mean[i];
+    square[i] = on ? v : square[i];
+    param[i] = on ? moved : param[i];
     grad[i] = 0.0f;
   }
 };
