@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import statistics
 import subprocess
@@ -27,13 +28,18 @@ def synchronise() -> None:
         torch.cuda.synchronize()
 
 
-def seconds(side: Side) -> float:
-    """Wall time of one call."""
+SHORTEST = 0.05
+"""Seconds that a timing lasts at least: shorter calls are repeated, or only cold caches would be measured."""
+
+
+def seconds(side: Side, calls: int = 1) -> float:
+    """Wall time of a call, the mean of ``calls`` in a row."""
     synchronise()
     started = time.perf_counter()
-    side()
+    for _ in range(calls):
+        side()
     synchronise()
-    return time.perf_counter() - started
+    return (time.perf_counter() - started) / calls
 
 
 def in_turn(sides: dict[str, Side], rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
@@ -41,16 +47,17 @@ def in_turn(sides: dict[str, Side], rounds: int, warm_up: int = 1) -> dict[str, 
 
     Args:
         sides: What to time, by name.
-        rounds: Timed calls of each.
+        rounds: Timings of each.
         warm_up: Untimed calls of each before.
     """
     for _ in range(warm_up):
         for side in sides.values():
             side()
+    calls = {name: max(1, math.ceil(SHORTEST / seconds(side))) for name, side in sides.items()}
     times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, side in sides.items():
-            times[name].append(seconds(side))
+            times[name].append(seconds(side, calls[name]))
     return times
 
 
