@@ -26,6 +26,7 @@ from data.alpha import background_colour
 from fieldbook.files import read_json
 from fieldbook.layout import DatasetFiles, RunFiles
 from fieldbook.scenes import load_study
+from methods.hash_nerf.model import blend
 from methods.runner.offline import quiet
 from methods.runner.setup import build_config, reproducible, seed_everything
 from methods.runner.train import Trainer
@@ -95,11 +96,9 @@ def test_pixels(trainer: Trainer, dataset: DatasetFiles) -> tuple[Any, torch.Ten
     column = torch.randint(width, (PIXELS,), generator=draw)
     coords = torch.stack([row, column], dim=-1) + 0.5
     rays = pictures.cameras.generate_rays(camera_indices=which[:, None], coords=coords)
-    values = torch.stack([pictures.get_image_float32(int(w))[r, c] for w, r, c in zip(which, row, column, strict=True)])
-    if values.shape[-1] == 4:
-        behind = torch.tensor(background_colour(read_json(dataset.transforms)["background"]))
-        values = values[:, :3] * values[:, 3:] + behind * (1 - values[:, 3:])
-    return rays, values
+    values = torch.stack([pictures.get_image_float32(k) for k in range(len(pictures))])[which, row, column]
+    behind = background_colour(read_json(dataset.transforms).get("background", "white"))  # used with alpha only
+    return rays, blend(values, torch.tensor(behind))
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import json
 import math
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -72,13 +71,11 @@ def spread(values: list[float]) -> float:
 
 
 def record() -> dict[str, Any]:
-    """Machine, versions, commit, command and time of a benchmark."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    """Machine, versions (the commit among them), command and time of a benchmark."""
     gpu = torch.cuda.is_available()
     return {
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": commit,
         "cpu": device_name("cpu"),
         "gpu": device_name("cuda") if gpu else None,
         "cuda": torch.version.cuda if gpu else None,

@@ -114,7 +114,7 @@ class HashNerfModel(Model):
         origins, directions = ray_bundle.origins.contiguous(), ray_bundle.directions.contiguous()
         samples = self._training_samples(origins, directions)
         ray = samples.ray_index
-        density, raw = self.field.density(ray_points(origins, directions, samples, samples.midpoints))
+        density, raw = self.field.density(ray_points(origins, directions, samples))
         images = None if ray_bundle.camera_indices is None else ray_bundle.camera_indices[:, 0]
         colour = self.field.colour(raw, self.field.ray_features(directions, images), ray)
         made = composite(
