@@ -21,7 +21,7 @@ setup: $(STAMP) ## install everything into .venv
 $(STAMP): requirements.lock pyproject.toml | .venv/bin/python
 	$(BIN)/python -m ensurepip >/dev/null # a .venv made by another tool, or synced before, may lack pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(UV) pip sync --quiet --python $(BIN)/python requirements.lock
+	$(UV) pip sync --quiet --compile-bytecode --python $(BIN)/python requirements.lock
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	touch $@
 

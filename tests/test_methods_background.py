@@ -151,13 +151,15 @@ def test_an_empty_scene_renders_as_the_background(tmp_path: Path, monkeypatch: p
 def test_a_method_says_itself_whether_it_keeps_alpha_and_a_study_may_override_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    from nerfstudio.configs.method_configs import all_methods
+
     from methods.runner import setup
     from methods.runner.config import FieldbookDataParserConfig
 
     dataset = _dataset(tmp_path / "d")
     own = setup.method_config("nerfacto")
     own.pipeline.datamanager.dataparser = FieldbookDataParserConfig(keep_alpha=True)  # pyright: ignore
-    monkeypatch.setitem(setup.all_methods, "plugin", own)
+    monkeypatch.setitem(all_methods, "plugin", own)
     key = "pipeline.datamanager.dataparser.keep_alpha"
     for method, overrides, kept in (
         ("plugin", {}, True),

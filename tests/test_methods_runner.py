@@ -520,11 +520,13 @@ def _values(config: Any, name: str) -> list[Any]:
 def test_camera_optimiser_and_appearance_embedding_are_off_for_every_method_and_preset(
     dataset: DatasetFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ):
+    from nerfstudio.configs.method_configs import all_methods
+
     from methods.presets import method_entry
     from methods.runner import setup
 
     monkeypatch.setattr(setup, "check_needs", lambda *_: None)
-    monkeypatch.setitem(setup.all_methods, "plugin", setup.method_config("nerfacto"))
+    monkeypatch.setitem(all_methods, "plugin", setup.method_config("nerfacto"))
     for preset in method_entry(method).presets:
         config = setup.build_config(_run(tmp_path, method), dataset, {**SPEC, "method": method, "preset": preset})
         model = setup.plain_config(config.pipeline.model)

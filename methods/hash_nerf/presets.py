@@ -29,7 +29,7 @@ _SMALL = {
     f"{_MODEL}occupancy_warmup": 17,  # one look at all cells
     f"{_MODEL}occupancy_fraction": 0.125,
     f"{_MODEL}occupancy_threshold": 0.05,  # what is never seen stays at 0.013 to 0.03, and is not worth marching
-    f"{_MODEL}occupancy_decay": 0.6,
+    f"{_MODEL}occupancy_decay": 0.85,  # slower than a thin part is missed by the one point looked at per cell
     f"{_MODEL}initial_density": 1.0,
     f"{_MODEL}distortion_loss_mult": 0.01,
     f"{_MODEL}loss": "mse",

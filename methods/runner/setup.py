@@ -5,18 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from nerfstudio.configs.external_methods import ExternalMethodDummyTrainerConfig
-from nerfstudio.configs.method_configs import all_methods
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager
 from nerfstudio.data.datamanagers.parallel_datamanager import ParallelDataManager
-from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.models.instant_ngp import InstantNGPModelConfig
 
 from fieldbook.errors import Infeasible, UserError, nearest
@@ -27,22 +23,9 @@ from methods.runner.config import FieldbookDataParserConfig
 from methods.runner.dataparser import read_scene, scene_gives
 from methods.runner.needs import check_machine, check_needs
 from methods.runner.overrides import apply_overrides
+from methods.runner.registry import TrainerConfig, method_config
 
 DEVICES = ("auto", "cpu", "cuda")
-
-
-def method_config(method: str) -> TrainerConfig:
-    """A fresh copy of a registered method's config.
-
-    Raises:
-        UserError: No such method, or nerfstudio knows only its name (the package is not installed).
-    """
-    known = {k: v for k, v in all_methods.items() if not isinstance(v, ExternalMethodDummyTrainerConfig)}
-    if method in known:
-        return deepcopy(known[method])
-    if method in all_methods:
-        raise UserError(f"method {method!r} is an external package that is not installed; install it first")
-    raise UserError(f"no method {method!r}; {nearest(method, known)}")
 
 
 def resolve_device(asked: str) -> Literal["cpu", "cuda"]:

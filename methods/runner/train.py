@@ -13,7 +13,6 @@ import torch
 import yaml
 from nerfstudio.engine.callbacks import TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.engine.optimizers import Optimizers
-from nerfstudio.engine.trainer import TrainerConfig
 
 from fieldbook.errors import Infeasible
 from fieldbook.files import sha256_file, write_json, write_text
@@ -24,6 +23,7 @@ from methods.presets import method_entry
 from methods.runner.checkpoint import save_checkpoint, write_manifest
 from methods.runner.offline import quiet, without_downloads
 from methods.runner.progress import Progress, TrainLog
+from methods.runner.registry import TrainerConfig
 from methods.runner.setup import (
     build_config,
     out_of_memory_is_infeasible,
