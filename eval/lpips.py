@@ -103,20 +103,18 @@ class Lpips:
         return LpipsScore(value, float(full[torch.as_tensor(mask, device=self._device)].mean()))
 
 
-def load_lpips(net: str, weights: str | None, device: torch.device | str = "cpu") -> Lpips | str:
+def load_lpips(net: str, weights: str, device: torch.device | str = "cpu") -> Lpips | str:
     """Load LPIPS, or say why it cannot be had; never raises for missing weights or a missing network.
 
     Args:
         net: ``alex`` or ``vgg``.
         weights: A folder that holds ``alexnet-owt-7be5be79.pth`` and ``vgg16-397923af.pth``; ``download`` for
-            torch's own cache, filled over the network; ``None`` or ``none`` for no LPIPS.
+            torch's own cache, filled over the network.
         device: Where the network runs.
 
     Returns:
         The network, or the reason in one line.
     """
-    if weights is None or weights == "none":
-        return "no backbone weights: the config says weights: none"
     try:
         path = _downloaded(net) if weights == DOWNLOAD else Path(weights).expanduser() / weights_name(net)
         return Lpips(net, path, device)

@@ -116,6 +116,8 @@ def _load_networks(
     nets = [metric.removeprefix("lpips_") for metric in metrics if metric.startswith("lpips_")]
     if not nets:
         return {}, {"lpips": "not asked for"}
+    if weights is None or weights == "none":
+        return {}, {"lpips": "no backbone weights: the config says weights: none", "lpips_weights_sha256": {}}
     import torch
 
     from eval.lpips import load_lpips

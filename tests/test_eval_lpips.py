@@ -123,11 +123,6 @@ def test_the_weights_hash_is_that_of_the_file(folder):
     assert _load("alex", folder).weights_sha256 == expected
 
 
-@pytest.mark.parametrize("weights", [None, "none"])
-def test_no_weights_in_the_config_is_a_reason(weights):
-    assert "weights: none" in str(load_lpips("alex", weights))
-
-
 def test_a_missing_file_is_a_reason_that_names_it(tmp_path):
     assert str(tmp_path / "vgg16-397923af.pth") in str(load_lpips("vgg", str(tmp_path)))
 

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -215,6 +216,14 @@ def test_lpips_cells_hold_the_networks_scores_of_the_right_convention(study, mon
     assert (row["lpips_vgg_float"], row["psnr_float"]) == ("", "")
     assert numbers["lpips"] == "no weights"
     assert numbers["lpips_weights_sha256"] == {"alex": "abc"}
+
+
+@pytest.mark.parametrize("weights", [None, "none"])
+def test_without_weights_there_is_a_reason_and_no_network_is_imported(study, monkeypatch, weights):
+    monkeypatch.setitem(sys.modules, "eval.lpips", None)  # an import would fail
+    numbers = study.score({"metrics": ["psnr", "lpips_alex"], "weights": weights})
+    assert numbers["lpips"] == "no backbone weights: the config says weights: none"
+    assert numbers["lpips_weights_sha256"] == {}
 
 
 def test_scoring_twice_gives_the_same_bytes(study):

@@ -202,7 +202,7 @@ def test_rendering_with_rays_falling_out_equals_compositing_every_sample(dataset
 
     model = _model(dataset, tmp_path).pipeline.eval().model
     origins, directions = _rays(50)
-    model.field.config.initial_density = 3.0  # so that some rays stop early
+    model.config.initial_density, model.config.early_stop = 3.0, 1e-4  # some rays stop early
     near, far = model.ray_bounds(origins, directions)
     samples = march(origins, directions, near, far, model.occupancy.occupied, model.march)
     points = origins[samples.ray_index] + directions[samples.ray_index] * samples.midpoints[:, None]
@@ -217,6 +217,26 @@ def test_rendering_with_rays_falling_out_equals_compositing_every_sample(dataset
     # T is kept as 1 - opacity between rounds, so a ray may stop a sample later: 1e-4 of light.
     assert torch.allclose(made.rgb, want.rgb, atol=2e-4)
     assert torch.allclose(made.opacity, want.opacity, atol=2e-4)
+
+
+def test_cells_that_no_training_camera_sees_are_never_marched(dataset: DatasetFiles, tmp_path: Path):
+    trainer = _model(dataset, tmp_path)
+    model, cameras = trainer.pipeline.model, trainer.pipeline.datamanager.train_dataset.cameras
+    everything = _model(dataset, tmp_path / "all", **{"pipeline.model.skip_unseen": False}).pipeline.model
+    assert everything.occupancy.occupied.all()
+    assert not model.occupancy.occupied.all()
+    h, half = model.march.resolution, model.march.half
+    axis = (torch.arange(h) + 0.5) / h * 2 * half - half
+    middles = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1) + model.centre
+    seen = torch.zeros(h, h, h, dtype=torch.bool)
+    for pose, camera in zip(cameras.camera_to_worlds, cameras, strict=True):
+        x, y, z = ((middles - pose[:, 3]) @ pose[:, :3]).unbind(-1)
+        u, v = camera.fx * x / -z + camera.cx, -camera.fy * y / -z + camera.cy
+        seen |= (z < -model.config.near_plane) & (u > 0) & (u < camera.width) & (v > 0) & (v < camera.height)
+    assert not (seen & ~model.occupancy.occupied[0]).any()
+    for step in (1, 16, 32):  # an update does not bring them back
+        model.update_occupancy(step)
+    assert not (model.occupancy.occupied[0] & (model.occupancy.density[0] < 0)).any()
 
 
 def test_an_empty_scene_trains_and_renders(dataset: DatasetFiles, tmp_path: Path):

@@ -6,6 +6,8 @@ import csv
 import hashlib
 import json
 import math
+import subprocess
+import sys
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from pathlib import Path
@@ -688,3 +690,21 @@ def test_a_method_is_checked_before_there_is_a_dataset():
         check_method(spec | {"overrides": {"pipeline.model.num_lvels": 2}})
     with pytest.raises(Infeasible, match="CUDA GPU"):
         check_method(spec | {"method": "splatfacto", "overrides": {}})
+
+
+def test_a_stage_imports_neither_viewer_nor_table_of_methods_and_both_work_later():
+    code = """
+import sys
+from methods.runner.registry import TrainerConfig, method_config
+assert method_config("hash-nerf").method_name == "hash-nerf"
+late = {"nerfstudio.viewer.viewer", "nerfstudio.viewer_legacy.server.viewer_state", "nerfstudio.configs.method_configs"}
+assert not late & set(sys.modules), late & set(sys.modules)
+assert isinstance(method_config("nerfacto"), TrainerConfig)
+from nerfstudio.viewer.viewer import Viewer
+import nerfstudio.engine.trainer as trainer
+try:
+    trainer.ViewerState()
+except TypeError as error:
+    assert "Viewer.__init__" in str(error), error
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)

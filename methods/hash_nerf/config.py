@@ -97,6 +97,10 @@ class HashNerfModelConfig(ModelConfig):
     occupancy_decay: float = 0.95
     """Factor on what a cell is remembered for, each time it is looked at."""
 
+    skip_unseen: bool = True
+    """Whether to leave out cells that no training camera sees, as instant-ngp does. Cameras are taken as pinholes; their
+    poses are those at the start."""
+
     march_steps: int = 1024
     """Steps along the diagonal of the smallest box."""
     cone_angle: float = 0.00390625

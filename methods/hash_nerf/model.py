@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.models.base_model import Model
@@ -78,7 +79,10 @@ class HashNerfModel(Model):
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
-        """Keep the occupancy grid up to date."""
+        """Exclude what no training camera sees; keep the occupancy grid up to date."""
+        datamanager: Any = getattr(training_callback_attributes.pipeline, "datamanager", None)
+        if self.config.skip_unseen and datamanager is not None:
+            self.exclude_unseen(datamanager.train_dataset.cameras)
         return [
             TrainingCallback(
                 where_to_run=[TrainingCallbackLocation.BEFORE_TRAIN_ITERATION],
@@ -86,6 +90,13 @@ class HashNerfModel(Model):
                 func=self.update_occupancy,
             )
         ]
+
+    def exclude_unseen(self, cameras: Cameras) -> None:
+        """Never march where none of the cameras looks: nothing can be learnt there, and it would stay a fog."""
+        size = torch.cat([cameras.width, cameras.height], dim=-1)
+        intrinsics = torch.cat([cameras.fx, cameras.fy, cameras.cx, cameras.cy, size], dim=-1).float()
+        to_world = cameras.camera_to_worlds.float()
+        self.occupancy.mark_unseen(to_world.to(self.device), intrinsics.to(self.device), self.config.near_plane)
 
     @torch.no_grad()
     def update_occupancy(self, step: int) -> None:

@@ -37,6 +37,7 @@ _SMALL = {
     f"{_MODEL}num_layers_color": 1,
     f"{_MODEL}march_steps": 256,
     f"{_MODEL}max_samples_per_ray": 256,
+    f"{_MODEL}early_stop": 1e-3,  # a quarter of a grey level in 8 bits
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
