@@ -2,9 +2,10 @@
 
     python benchmarks/bm_kernels.py --quick
     python benchmarks/bm_kernels.py --json benchmarks/results/kernels.json
+    python benchmarks/bm_kernels.py --device cuda --json benchmarks/results/kernels_cuda.json
 
-Peers: nerfstudio's own torch code, the same under torch.compile, and plain torch. ``must`` and ``aim`` are this
-project's targets on two CPU cores.
+Peers: nerfstudio's own torch code, the same under torch.compile, and plain torch; on a GPU also nerfacc and Triton
+(``gpu_run``). ``must`` and ``aim`` are this project's targets, here on two CPU cores.
 """
 
 from __future__ import annotations
@@ -17,7 +18,20 @@ from typing import Any
 
 import torch
 from common import in_turn, median, spread, write
-from nerfstudio.cameras.rays import RaySamples
+from kernel_inputs import (
+    COARSEST,
+    FINEST,
+    LEVELS,
+    LOG2,
+    SHELL,
+    EqualRays,
+    dense_composite,
+    difference,
+    linear_distortion,
+    ray_coherent,
+    shell_cells,
+    shell_rays,
+)
 from nerfstudio.field_components.encodings import HashEncoding, SHEncoding
 from nerfstudio.model_components.losses import lossfun_distortion
 from torch import Tensor
@@ -28,12 +42,13 @@ from methods.kernels.compositing import composite
 from methods.kernels.distortion import distortion
 from methods.kernels.encodings import spherical_harmonics
 from methods.kernels.grid import Grid, grid_encode
-from methods.kernels.march_spec import March
+from methods.kernels.library import load
 from methods.kernels.marching import march, ray_aabb
 from methods.kernels.mlp import mlp
 
 Call = Callable[[], Any]
-LEVELS, FINEST, LOG2 = 16, 2048, 19
+Targets = tuple[float, float, float, float]
+"""Must and aim of two rows."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +74,6 @@ class Row:
     work: float | None = None
 
 
-def difference(ours: Tensor, peer: Tensor) -> float:
-    """Largest difference over the peer's largest number."""
-    return float((ours - peer).abs().max() / peer.abs().max())
-
-
 def without_gradient(call: Call) -> Call:
     """The call under ``no_grad``."""
 
@@ -76,8 +86,8 @@ def without_gradient(call: Call) -> Call:
 
 def hash_rows(points: int, compiled: bool) -> list[Row]:
     """Hash encoding: 16 levels of 2 features, 16 to 2048, tables of 2^19 rows, nerfstudio's indices and weights."""
-    grid = Grid.between(16, FINEST, LEVELS, log2_size=LOG2, dialect="nerfstudio")
-    peer = HashEncoding(LEVELS, 16, FINEST, LOG2, 2, implementation="torch")
+    grid = Grid.between(COARSEST, FINEST, LEVELS, log2_size=LOG2, dialect="nerfstudio")
+    peer = HashEncoding(LEVELS, COARSEST, FINEST, LOG2, 2, implementation="torch")
     table = peer.hash_table.detach().clone().requires_grad_()
     peer.hash_table.requires_grad_()
     rows = []
@@ -96,7 +106,7 @@ def hash_rows(points: int, compiled: bool) -> list[Row]:
     return rows
 
 
-def _hash_pair(name: str, ours: tuple, theirs: tuple, weight: Tensor, error: float, targets: tuple) -> list[Row]:
+def _hash_pair(name: str, ours: tuple, theirs: tuple, weight: Tensor, error: float, targets: Targets) -> list[Row]:
     x, table, grid, sink = ours
     peer, peer_table = theirs
     both = "torch.compile" in name
@@ -134,12 +144,6 @@ def _hash_pair(name: str, ours: tuple, theirs: tuple, weight: Tensor, error: flo
     ]
 
 
-def ray_coherent(points: int, per_ray: int = 64) -> Tensor:
-    """Points along rays through the unit cube, ``per_ray`` on each."""
-    a, b = torch.rand(points // per_ray, 1, 3), torch.rand(points // per_ray, 1, 3)
-    return (a + torch.linspace(0, 1, per_ray)[None, :, None] * (b - a)).reshape(-1, 3).contiguous()
-
-
 def harmonics_row(n: int) -> Row:
     """Spherical harmonics of degree 4 (16 numbers) against nerfstudio's torch form."""
     x = torch.nn.functional.normalize(torch.randn(n, 3), dim=-1)
@@ -151,32 +155,21 @@ def harmonics_row(n: int) -> Row:
 def composite_row(rays: int, samples: int) -> Row:
     """Colour, opacity and depth of equal rays, forward and backward, against nerfstudio's weights and sums."""
     density, rgb = torch.rand(rays, samples, 1) * 4, torch.rand(rays, samples, 3)
-    edges = torch.linspace(1, 3, samples + 1).expand(rays, -1)
-    delta, middle = edges.diff(dim=-1)[..., None].contiguous(), ((edges[:, 1:] + edges[:, :-1]) / 2)[..., None]
-    offsets = torch.arange(rays + 1) * samples
-    flat = [v.reshape(-1, *v.shape[2:]).clone().requires_grad_() for v in (density[..., 0], rgb)]
-    start, end = edges[:, :-1].reshape(-1).contiguous(), edges[:, 1:].reshape(-1).contiguous()
-    dense = [density.clone().requires_grad_(), rgb.clone().requires_grad_()]
+    placed = EqualRays.between(1, 3, rays, samples)
+    flat, flat_rgb = density.reshape(-1).clone().requires_grad_(), rgb.reshape(-1, 3).clone().requires_grad_()
+    dense, dense_rgb = density.clone().requires_grad_(), rgb.clone().requires_grad_()
 
     def ours() -> Tensor:
-        made = composite(*flat, start, end, offsets, early_stop=0.0)
+        made = composite(flat, flat_rgb, placed.start, placed.end, placed.offsets, early_stop=0.0)
         (made.rgb.sum() + made.opacity.sum() + made.depth.sum()).backward()
         return made.rgb
 
     def peer() -> Tensor:
-        weights = RaySamples.get_weights(_Deltas(delta), dense[0])  # pyright: ignore[reportArgumentType]
-        colour = (weights * dense[1]).sum(dim=-2)
-        (colour.sum() + weights.sum() + (weights * middle).sum()).backward()
+        colour, opacity, depth = dense_composite(dense, dense_rgb, placed.delta, placed.middle)
+        (colour.sum() + opacity.sum() + depth.sum()).backward()
         return colour
 
     return Row("composite forward + backward", ours, peer, 5, 8, difference(ours().detach(), peer().detach()))
-
-
-class _Deltas:
-    """What nerfstudio's ``get_weights`` reads of ray samples."""
-
-    def __init__(self, deltas: Tensor):
-        self.deltas = deltas
 
 
 def distortion_rows(rays: int) -> list[Row]:
@@ -184,54 +177,36 @@ def distortion_rows(rays: int) -> list[Row]:
     rows = []
     for n, must, aim in ((48, 150, 180), (128, None, None)):
         weights = (torch.rand(rays, n) / n).requires_grad_()
-        edges = torch.linspace(0, 1, n + 1).expand(rays, -1).contiguous()
+        placed = EqualRays.between(0, 1, rays, n)
         flat = weights.detach().reshape(-1).clone().requires_grad_()
-        start, end = edges[:, :-1].reshape(-1).contiguous(), edges[:, 1:].reshape(-1).contiguous()
-        offsets = torch.arange(rays + 1) * n
 
-        def ours(flat=flat, start=start, end=end, offsets=offsets) -> Tensor:
-            loss = distortion(flat, start, end, offsets)
-            loss.sum().backward()
-            return loss
+        def ours(flat=flat, placed=placed) -> Tensor:
+            return _backward(distortion(flat, placed.start, placed.end, placed.offsets))
 
-        def quadratic(edges=edges, weights=weights) -> Tensor:
-            loss = lossfun_distortion(edges, weights)
-            loss.sum().backward()
-            return loss
+        def quadratic(placed=placed, weights=weights) -> Tensor:
+            return _backward(lossfun_distortion(placed.edges, weights))
 
-        def linear(edges=edges, weights=weights) -> Tensor:
-            loss = linear_distortion(edges, weights)
-            loss.sum().backward()
-            return loss
+        def linear(placed=placed, weights=weights) -> Tensor:
+            return _backward(linear_distortion(placed.edges, weights))
 
-        error = difference(ours().detach(), quadratic().detach())
-        rows.append(Row(f"distortion n = {n} / nerfstudio O(n^2)", ours, quadratic, must, aim, error))
-        rows.append(
-            Row(f"distortion n = {n} / torch O(n)", ours, linear, 7, 10, difference(ours().detach(), linear().detach()))
-        )
+        errors = [difference(ours().detach(), peer().detach()) for peer in (quadratic, linear)]
+        rows.append(Row(f"distortion n = {n} / nerfstudio O(n^2)", ours, quadratic, must, aim, errors[0]))
+        rows.append(Row(f"distortion n = {n} / torch O(n)", ours, linear, 7, 10, errors[1]))
     return rows
 
 
-def linear_distortion(edges: Tensor, weights: Tensor) -> Tensor:
-    """The O(n) form with prefix sums, ``[rays]``, as a torch user would write it."""
-    middle, width = (edges[:, 1:] + edges[:, :-1]) / 2, edges.diff(dim=-1)
-    before, moment = weights.cumsum(-1) - weights, (weights * middle).cumsum(-1) - weights * middle
-    return (2 * weights * (middle * before - moment)).sum(-1) + (weights.square() * width).sum(-1) / 3
+def _backward(loss: Tensor) -> Tensor:
+    loss.sum().backward()
+    return loss
 
 
 def march_row(rays: int) -> Row:
     """Marching through 128^3 cells, a tenth of them occupied in a ball: samples per second."""
-    spec = March(half=1.0, resolution=128, step_min=2 * 3**0.5 / 1024)
-    axis = torch.linspace(-1, 1, 128)
-    radius = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij")).norm(dim=0)
-    occupied = ((radius > 0.5) & (radius < 0.65))[None]
-    origins = torch.nn.functional.normalize(torch.randn(rays, 3), dim=-1) * 3
-    directions = torch.nn.functional.normalize(0.6 * torch.randn(rays, 3) - origins, dim=-1)
-    near, far = ray_aabb(origins, directions, spec.aabb)
-    noise = torch.rand(rays)
+    occupied, (origins, directions), noise = shell_cells(), shell_rays(rays), torch.rand(rays)
+    near, far = ray_aabb(origins, directions, SHELL.aabb)
 
     def ours():
-        return march(origins, directions, near, far, occupied, spec, noise)
+        return march(origins, directions, near, far, occupied, SHELL, noise)
 
     return Row("march, Msample/s", ours, None, 20, 60, work=len(ours()) / 1e6)
 
@@ -292,6 +267,16 @@ def _line(row: Row, ours: float, peer: float | None, value: float, widest: float
     return f"{cells}  {number(row.check, '.1e')}"
 
 
+def on_cpu(quick: bool) -> dict[str, Any]:
+    """All rows of the CPU, as the JSON has them."""
+    load("cpu")
+    scale = 8 if quick else 1
+    rows = hash_rows(2**18 // scale, not quick)
+    rows += [harmonics_row(2**18 // scale), composite_row(4096 // scale, 96), *distortion_rows(4096 // scale)]
+    rows += [march_row(16384 // scale), mlp_row(2**15 // scale), adam_row(2**23 // scale)]
+    return {"rows": measure(rows, 3 if quick else 7)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small inputs, no torch.compile, under 2 minutes")
@@ -299,14 +284,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="torch threads")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="where both sides run")
     args = parser.parse_args()
-    torch.set_default_device(args.device)
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    scale = 8 if args.quick else 1
-    rows = hash_rows(2**18 // scale, not args.quick)
-    rows += [harmonics_row(2**18 // scale), composite_row(4096 // scale, 96), *distortion_rows(4096 // scale)]
-    rows += [march_row(16384 // scale), mlp_row(2**15 // scale), adam_row(2**23 // scale)]
-    write(args.json, {"rows": measure(rows, 3 if args.quick else 7)})
+    if args.device == "cuda":
+        from gpu_run import on_gpu  # brings peers that a CPU has no use for
+
+        results = on_gpu(args.quick)
+    else:
+        results = on_cpu(args.quick)
+    write(args.json, results)
+    if results.get("failed"):
+        raise SystemExit(f"failed: {', '.join(results['failed'])}")
 
 
 if __name__ == "__main__":

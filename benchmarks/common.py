@@ -6,6 +6,7 @@ import json
 import math
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -70,6 +71,16 @@ def spread(values: list[float]) -> float:
     return max(values) / min(values)
 
 
+def driver() -> str | None:
+    """Version of NVIDIA's driver; None where nvidia-smi does not tell."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.splitlines()[0].strip() if done.stdout else None
+
+
 def record() -> dict[str, Any]:
     """Machine, versions (the commit among them), command and time of a benchmark."""
     gpu = torch.cuda.is_available()
@@ -79,6 +90,7 @@ def record() -> dict[str, Any]:
         "cpu": device_name("cpu"),
         "gpu": device_name("cuda") if gpu else None,
         "cuda": torch.version.cuda if gpu else None,
+        "driver": driver() if gpu else None,
         "threads": torch.get_num_threads(),
         "platform": platform.platform(),
         "versions": versions(),

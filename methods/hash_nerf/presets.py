@@ -18,20 +18,19 @@ def steps(number: int, samples: int) -> dict[str, Any]:
     }
 
 
-# Half the levels with twice the features read half as many cache lines; tables of 2^16 rows x 4 floats are 1 MB, which
-# the second cache of most CPUs holds.
+# Half the levels with twice the features read half as many cache lines; a table of 2^17 rows x 4 floats is 2 MB.
 _SMALL = {
     f"{_MODEL}num_levels": 8,
     f"{_MODEL}features_per_level": 4,
-    f"{_MODEL}max_res": 1024,
-    f"{_MODEL}log2_hashmap_size": 16,
+    f"{_MODEL}max_res": 2048,
+    f"{_MODEL}log2_hashmap_size": 17,
     f"{_MODEL}occupancy_res": 64,
     f"{_MODEL}occupancy_warmup": 17,  # one look at all cells
     f"{_MODEL}occupancy_fraction": 0.125,
     f"{_MODEL}occupancy_threshold": 0.05,  # what is never seen stays at 0.013 to 0.03, and is not worth marching
     f"{_MODEL}occupancy_decay": 0.85,  # slower than a thin part is missed by the one point looked at per cell
     f"{_MODEL}initial_density": 1.0,
-    f"{_MODEL}distortion_loss_mult": 0.01,
+    f"{_MODEL}distortion_loss_mult": 0.03,
     f"{_MODEL}loss": "mse",
     "pipeline.min_rays": 512,
     f"{_MODEL}num_layers_color": 1,
@@ -51,6 +50,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         f"{_MODEL}occupancy_res": 32,
         f"{_MODEL}march_steps": 128,
     },
-    "laptop": {**_SMALL, **steps(2000, 1 << 14)},
+    "laptop": {**_SMALL, **steps(3000, 1 << 14)},
     "paper": {},
 }

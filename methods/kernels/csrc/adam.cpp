@@ -11,20 +11,54 @@ void adam_cuda(const AdamStep& body, int64_t n, void* stream);
 #else
 namespace {
 
-constexpr int64_t BLOCK = 16;
+constexpr int64_t GROUP = 32;  // registers of numbers
 
-// Most blocks have no gradient at all: one look at the gradient then is all that they cost.
+// Written with registers: left to itself, the compiler goes number by number, ten times as slowly.
+void adam_lanes(const AdamStep& body, int64_t at, int count) {
+  const Lanes g = load(body.grad + at, count);
+  const Lanes p0 = load(body.param + at, count), m0 = load(body.mean + at, count), v0 = load(body.square + at, count);
+  Lanes p = p0, m = m0, v = v0;
+  body.move(g, p, m, v);
+  const auto on = g != 0.0f;
+  store(body.param + at, on ? p : p0, count);
+  store(body.mean + at, on ? m : m0, count);
+  store(body.square + at, on ? v : v0, count);
+  store(body.grad + at, Lanes{}, count);
+}
+
+bool has_gradient(const float* grad) {
+  int any = 0;
+  for (int k = 0; k < LANES; ++k) any |= grad[k] != 0.0f;
+  return any != 0;
+}
+
+// Most of the gradient is zero: one look at it then is all that it costs. The rest lies too far apart for the CPU to
+// foresee, neither the branch nor the addresses: hence a list, and a prefetch.
+void adam_group(const AdamStep& body, int64_t begin, int64_t end) {
+  int64_t touched[GROUP];
+  int count = 0;
+  for (int64_t at = begin; at < end; at += LANES) {
+    touched[count] = at;
+    count += has_gradient(body.grad + at);
+  }
+  for (int t = 0; t < count; ++t) {
+    __builtin_prefetch(body.mean + touched[t], 1);
+    __builtin_prefetch(body.square + touched[t], 1);
+    __builtin_prefetch(body.param + touched[t], 1);
+  }
+  for (int t = 0; t < count; ++t) adam_lanes(body, touched[t], LANES);
+}
+
 void adam_cpu(const AdamStep& body, int64_t n) {
-  torch::stable::parallel_for(0, (n + BLOCK - 1) / BLOCK, 1024, [&](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b) {
-      const int64_t first = b * BLOCK, last = first + BLOCK < n ? first + BLOCK : n;
-      bool any = false;
-      for (int64_t i = first; i < last; ++i) any |= body.grad[i] != 0.0f;
-      if (!any) continue;
-#pragma omp simd
-      for (int64_t i = first; i < last; ++i) body(i);
+  constexpr int64_t SIZE = GROUP * LANES;
+  const int64_t whole = n - n % LANES;
+  torch::stable::parallel_for(0, (whole + SIZE - 1) / SIZE, 32, [&](int64_t begin, int64_t end) {
+    for (int64_t g = begin; g < end; ++g) {
+      const int64_t last = (g + 1) * SIZE;
+      adam_group(body, g * SIZE, last < whole ? last : whole);
     }
   });
+  if (whole < n) adam_lanes(body, whole, static_cast<int>(n - whole));
 }
 
 }  // namespace

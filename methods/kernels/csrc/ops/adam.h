@@ -1,8 +1,11 @@
 // Adam (Kingma & Ba 2015) on a parameter most of whose gradient is zero. One element = one number.
 #pragma once
 #include "common.h"
+#include "lanes.h"
 
 namespace fieldbook {
+
+FB_HD float root(float v) { return sqrtf(v); }
 
 struct AdamStep {
   float *param, *grad, *mean, *square;
@@ -12,19 +15,18 @@ struct AdamStep {
   float correction;    // 1 / sqrt(1 - beta2^t)
   float epsilon;
 
+  // A float, or so many in a register.
+  template <class V>
+  FB_HD void move(V g, V& p, V& m, V& v) const {
+    m = beta1 * m + gain1 * g;
+    v = beta2 * v + gain2 * g * g;
+    p -= rate * m / (root(v) * correction + epsilon);
+  }
+
   // Where the gradient is zero nothing moves, the moments included; the gradient is cleared for the next step.
   FB_HD void operator()(int64_t i) const {
-    const float g = grad[i];
-#if defined(__CUDA_ARCH__)
-    if (g == 0.0f) return;
-#endif
-    const bool on = g != 0.0f;  // chosen at the end, without a branch: the CPU's loop then runs in vectors
-    const float m = beta1 * mean[i] + gain1 * g;
-    const float v = beta2 * square[i] + gain2 * g * g;
-    const float moved = param[i] - rate * m / (sqrtf(v) * correction + epsilon);
-    mean[i] = on ? m : mean[i];
-    square[i] = on ? v : square[i];
-    param[i] = on ? moved : param[i];
+    if (grad[i] == 0.0f) return;
+    move(grad[i], param[i], mean[i], square[i]);
     grad[i] = 0.0f;
   }
 };

@@ -27,6 +27,11 @@ FB_LANES bool is_first_lane() { return true; }
 // The same value in all lanes.
 FB_LANES Lanes fill(float value) { return Lanes{} + value; }
 
+FB_LANES Lanes root(Lanes v) {
+  for (int k = 0; k < LANES; ++k) v[k] = __builtin_sqrtf(v[k]);
+  return v;
+}
+
 // Lane k of the result is lane AT(k) of a followed by b.
 template <class At, int... K>
 FB_LANES Lanes pick(Lanes a, Lanes b, At at, std::integer_sequence<int, K...>) {
