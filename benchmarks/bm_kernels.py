@@ -38,6 +38,7 @@ from torch import Tensor
 
 from methods.kernels import reference
 from methods.kernels.adam import AdamNumbers, adam_step_
+from methods.kernels.cases import CASES, Case
 from methods.kernels.compositing import composite
 from methods.kernels.distortion import distortion
 from methods.kernels.encodings import spherical_harmonics
@@ -45,6 +46,7 @@ from methods.kernels.grid import Grid, grid_encode
 from methods.kernels.library import load
 from methods.kernels.marching import march, ray_aabb
 from methods.kernels.mlp import mlp
+from methods.kernels.selftest import backward, placed, relative_error, tensors
 
 Call = Callable[[], Any]
 Targets = tuple[float, float, float, float]
@@ -243,6 +245,25 @@ def adam_row(n: int) -> Row:
     return Row("Adam, a tenth touched / torch fused", step, peer_step)
 
 
+WITH_A_PEER = {"grid_encode", "spherical_harmonics", "composite", "distortion", "march", "mlp", "adam_step_"}
+
+
+def twin_rows(scale: int) -> list[Row]:
+    """Kernels that nobody else has for a CPU, forward and backward, against their twins in plain torch."""
+    rows = []
+    for case in CASES:
+        if case.name not in WITH_A_PEER:
+            arguments = case.arguments(case.size // scale)
+            ours, peer = (_twin_call(case, f, arguments) for f in (case.kernel, case.twin))
+            rows.append(Row(f"{case.name} / torch twin", ours, peer, check=relative_error(case, "cpu")))
+    return rows
+
+
+def _twin_call(case: Case, function: Callable[..., Any], arguments: tuple) -> Call:
+    own = placed(case, arguments, "cpu", torch.float32)
+    return lambda: backward(tensors(function(*own)))
+
+
 def measure(rows: list[Row], rounds: int) -> list[dict[str, Any]]:
     """Time all rows, print the table, return the numbers."""
     print(f"{'':<44}{'ours ms':>9}{'peer ms':>10}{'ratio':>8}{'must':>7}{'aim':>6}{'spread':>8}  difference")
@@ -273,7 +294,7 @@ def on_cpu(quick: bool) -> dict[str, Any]:
     scale = 8 if quick else 1
     rows = hash_rows(2**18 // scale, not quick)
     rows += [harmonics_row(2**18 // scale), composite_row(4096 // scale, 96), *distortion_rows(4096 // scale)]
-    rows += [march_row(16384 // scale), mlp_row(2**15 // scale), adam_row(2**23 // scale)]
+    rows += [march_row(16384 // scale), mlp_row(2**15 // scale), adam_row(2**23 // scale), *twin_rows(scale)]
     return {"rows": measure(rows, 3 if quick else 7)}
 
 
