@@ -11,7 +11,7 @@ Peers: nerfstudio's own torch code, the same under torch.compile, and plain torc
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -163,13 +163,10 @@ def composite_row(rays: int, samples: int) -> Row:
 
     def ours() -> Tensor:
         made = composite(flat, flat_rgb, placed.start, placed.end, placed.offsets, early_stop=0.0)
-        (made.rgb.sum() + made.opacity.sum() + made.depth.sum()).backward()
-        return made.rgb
+        return _backward([made.rgb, made.opacity, made.depth], [flat, flat_rgb])
 
     def peer() -> Tensor:
-        colour, opacity, depth = dense_composite(dense, dense_rgb, placed.delta, placed.middle)
-        (colour.sum() + opacity.sum() + depth.sum()).backward()
-        return colour
+        return _backward(dense_composite(dense, dense_rgb, placed.delta, placed.middle), [dense, dense_rgb])
 
     return Row("composite forward + backward", ours, peer, 5, 8, difference(ours().detach(), peer().detach()))
 
@@ -183,13 +180,13 @@ def distortion_rows(rays: int) -> list[Row]:
         flat = weights.detach().reshape(-1).clone().requires_grad_()
 
         def ours(flat=flat, placed=placed) -> Tensor:
-            return _backward(distortion(flat, placed.start, placed.end, placed.offsets))
+            return _backward([distortion(flat, placed.start, placed.end, placed.offsets)], [flat])
 
         def quadratic(placed=placed, weights=weights) -> Tensor:
-            return _backward(lossfun_distortion(placed.edges, weights))
+            return _backward([lossfun_distortion(placed.edges, weights)], [weights])
 
         def linear(placed=placed, weights=weights) -> Tensor:
-            return _backward(linear_distortion(placed.edges, weights))
+            return _backward([linear_distortion(placed.edges, weights)], [weights])
 
         errors = [difference(ours().detach(), peer().detach()) for peer in (quadratic, linear)]
         rows.append(Row(f"distortion n = {n} / nerfstudio O(n^2)", ours, quadratic, must, aim, errors[0]))
@@ -197,9 +194,10 @@ def distortion_rows(rays: int) -> list[Row]:
     return rows
 
 
-def _backward(loss: Tensor) -> Tensor:
-    loss.sum().backward()
-    return loss
+def _backward(results: Sequence[Tensor], inputs: list[Tensor]) -> Tensor:
+    """Gradients as a training step hands them on, not summed up in leaves; the first result."""
+    torch.autograd.grad(results, inputs, [torch.ones_like(r) for r in results])
+    return results[0]
 
 
 def march_row(rays: int) -> Row:

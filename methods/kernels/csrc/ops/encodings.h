@@ -71,16 +71,22 @@ struct HarmonicsForward {
   int64_t points;
 
   FB_LANES void operator()(int64_t group) const {
-    constexpr int SIZE = DEGREE * DEGREE;
-    const Segment all{0, points};
     const int64_t at = group * LANES;
+    const int left = Segment{0, points}.left(at);
+    if (left == LANES) write(at, LANES);  // a number that the compiler knows spares it masks and branches
+    else write(at, left);
+  }
+
+ private:
+  FB_LANES void write(int64_t at, int left) const {
+    constexpr int SIZE = DEGREE * DEGREE;
     Lanes d[3], y[SIZE];
-    load_rows(directions + 3 * at, all.left(at), 3, d);
+    load_rows(directions + 3 * at, left, 3, d);
     all_harmonics<DEGREE>(d, [&](int m, int l, Lanes q, Lanes, const HarmonicAngle& a) {
       y[l * l + l + m] = q * a.re;
       if (m > 0) y[l * l + l - m] = q * a.im;
     });
-    store_rows(out + SIZE * at, y, all.left(at), SIZE);
+    store_rows(out + SIZE * at, y, left, SIZE);
   }
 };
 
