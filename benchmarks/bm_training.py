@@ -2,6 +2,7 @@
 
     python benchmarks/bm_training.py --quick
     python benchmarks/bm_training.py --json benchmarks/results/training.json
+    python benchmarks/bm_training.py --scenes lego --device cuda --until 30 33 35
 
 The scenes are made by the workflow (``snakemake --until dataset``) and kept under results/. The clock stops while the
 test pixels are rendered.
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import in_turn, median, spread, write
+from common import in_turn, median, spread, synchronise, write
 
 from data.alpha import background_colour
 from fieldbook.files import read_json
@@ -62,20 +63,23 @@ def make_dataset(study: str, cores: int) -> DatasetFiles:
 class Contest:
     """A model in training, and the clock that runs only while it trains."""
 
-    def __init__(self, spec: dict[str, Any], dataset: DatasetFiles, folder: Path):
+    def __init__(self, spec: dict[str, Any], dataset: DatasetFiles, folder: Path, device: str = "cpu"):
         run = RunFiles(folder / "bench" / spec["method"] / "run")
         run.root.mkdir(parents=True, exist_ok=True)
-        config = build_config(run, dataset, {"overrides": {}, **spec})
+        config = build_config(run, dataset, {"overrides": {}, "device": device, **spec})
         seed_everything(0)
         self.trainer = Trainer(config, run)
         self.trainer.build()
         self.steps, self.clock, self.most = 0, 0.0, config.max_num_iterations
+        self.device = device
         self.rays, self.truth, self.view = test_pixels(self.trainer, dataset)
 
     def step(self) -> None:
         """One optimisation step, on the clock."""
+        synchronise()
         started = time.perf_counter()
         self.trainer.iteration(self.steps)
+        synchronise()
         self.clock += time.perf_counter() - started
         self.steps += 1
 
@@ -87,9 +91,10 @@ class Contest:
         """Mean over the test views of the PSNR of their pixels, dB."""
         model = self.trainer.pipeline.eval().model
         with torch.no_grad():
-            parts = [model(self.rays[i : i + CHUNK])["rgb"].clamp(0, 1) for i in range(0, PIXELS, CHUNK)]
+            chunks = [self.rays[i : i + CHUNK].to(self.device) for i in range(0, PIXELS, CHUNK)]
+            made = torch.cat([model(chunk)["rgb"].clamp(0, 1).cpu() for chunk in chunks])
         self.trainer.pipeline.train()
-        error = ((torch.cat(parts) - self.truth) ** 2).mean(dim=-1)
+        error = ((made - self.truth) ** 2).mean(dim=-1)
         views = torch.stack([error[self.view == k].mean() for k in self.view.unique()])
         return float(-10 * torch.log10(views).mean())
 
@@ -110,10 +115,13 @@ def test_pixels(trainer: Trainer, dataset: DatasetFiles) -> tuple[Any, torch.Ten
 
 
 @contextmanager
-def contests(dataset: DatasetFiles, specs: dict[str, dict[str, Any]]) -> Iterator[dict[str, Contest]]:
+def contests(
+    dataset: DatasetFiles, specs: dict[str, dict[str, Any]], device: str = "cpu"
+) -> Iterator[dict[str, Contest]]:
     """Contestants by name, built."""
-    with tempfile.TemporaryDirectory() as folder, quiet(), reproducible("cpu"):
-        yield {name: Contest(spec, dataset, Path(folder) / name.replace(" ", "-")) for name, spec in specs.items()}
+    with tempfile.TemporaryDirectory() as folder, quiet(), reproducible(device):
+        root = Path(folder)
+        yield {k: Contest(spec, dataset, root / k.replace(" ", "-"), device) for k, spec in specs.items()}
 
 
 def speed(dataset: DatasetFiles, rounds: int) -> dict[str, Any]:
@@ -149,6 +157,22 @@ def quality(dataset: DatasetFiles, marks: list[float]) -> dict[str, Any]:
     return {"psnr": curves}
 
 
+def time_to(dataset: DatasetFiles, targets: list[float], device: str) -> dict[str, Any]:
+    """Training seconds until hash-nerf's test PSNR reaches each target; looked at every 50 steps."""
+    spec = {"method": HASH, "preset": "paper" if device == "cuda" else "laptop"}
+    reached: dict[str, float] = {}
+    with contests(dataset, {HASH: spec}, device) as running:
+        contest = running[HASH]
+        while contest.steps < contest.most and len(reached) < len(targets):
+            for _ in range(50):
+                contest.step()
+            value = contest.psnr()
+            for target in targets:
+                if value >= target and reached.setdefault(f"{target:g}", contest.clock) == contest.clock:
+                    print(f"  {target:g} dB after {contest.clock:.1f} s, {contest.steps} steps")
+    return {"seconds_to": reached, "last_psnr": value, "steps": contest.steps, "seconds": contest.clock, **spec}
+
+
 def profile(dataset: DatasetFiles, warm_up: int = 300, steps: int = 16) -> None:
     """Where hash-nerf's time goes, by torch op, after some steps on one thread."""
     torch.set_num_threads(1)
@@ -176,6 +200,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a small scene and short times, under 2 minutes")
     parser.add_argument("--scenes", nargs="+", default=["lego", "card"], help="names of studies in benchmarks/studies")
     parser.add_argument("--profile", action="store_true", help="only print where hash-nerf's time goes")
+    parser.add_argument("--until", nargs="+", type=float, metavar="DB", help="only measure the time to these PSNRs")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="where --until trains")
     parser.add_argument("--json", type=Path, help="write the results to this file")
     parser.add_argument("--threads", type=int, default=2, help="torch threads")
     args = parser.parse_args()
@@ -187,8 +213,10 @@ def main() -> None:
         dataset = make_dataset(scene, args.threads)
         if args.profile:
             profile(dataset)
-            continue
-        results[scene] = {**speed(dataset, 3 if args.quick else 7), **quality(dataset, marks)}
+        elif args.until:
+            results[scene] = time_to(dataset, args.until, args.device)
+        else:
+            results[scene] = {**speed(dataset, 3 if args.quick else 7), **quality(dataset, marks)}
     if results:
         write(args.json, {"scenes": results})
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -254,3 +257,21 @@ def test_appearance_vectors_are_learnt_and_their_mean_is_rendered(dataset: Datas
         trainer.iteration(step)
     assert (codes - before).abs().max() > 0
     assert len(codes) == 20
+
+
+@pytest.mark.slow
+def test_ns_train_trains_it_on_nerfstudios_own_parser(tmp_path: Path, captures: Path):
+    """nerfstudio's command with nerfstudio's trainer: 60 steps on Lego, then a checkpoint that holds the field."""
+    command = [Path(sys.executable).with_name("ns-train"), "hash-nerf", "--max-num-iterations", "60"]
+    command += ["--vis", "tensorboard", "--output-dir", tmp_path, "--machine.device-type", "cpu"]
+    command += ["--pipeline.target-samples", str(1 << 13), "--pipeline.model.log2-hashmap-size", "14"]
+    command += ["--pipeline.model.occupancy-res", "32", "--pipeline.model.march-steps", "128"]
+    command += ["--pipeline.model.unbounded", "False", "--pipeline.model.background", "white"]
+    command += ["blender-data", "--data", captures / "lego"]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, env=environment, timeout=400)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (checkpoint,) = tmp_path.rglob("step-000000059.ckpt")
+    state = torch.load(checkpoint, map_location="cpu", weights_only=False)["pipeline"]  # our own file
+    table = next(v for k, v in state.items() if k.endswith("encoding.table"))
+    assert table.abs().max() > 0.01  # it starts within 1e-4
