@@ -93,6 +93,12 @@ def pose_options(run):
     )
 
 
+def mapper_cpus(scene):
+    """CPUs that COLMAP's mapper keeps busy; features, which use all of them, take a small part of the time."""
+    threads = SCENES[scene]["sfm"]["threads"]
+    return CPUS if threads < 1 else min(threads, CPUS)
+
+
 def poses_inputs(wildcards):
     """Splits, scene frame, and the SfM mask where there is one."""
     run = POSES[wildcards.poses]

@@ -188,7 +188,7 @@ rule poses:
     conda:
         ENV
     resources:
-        cpus=CPUS,
+        cpus=lambda wildcards: mapper_cpus(POSES[wildcards.poses].scene),
         mem_mb=3000,
     shell:
         "fieldbook poses {params.scene:q} {params.options} --spec {params.spec:q} > {log:q} 2>&1"
