@@ -189,3 +189,17 @@ def test_a_compiled_graph_equals_eager(device):
     compiled = torch.compile(scaled, fullgraph=True, backend="aot_eager")
     for got, want in zip(loss_and_gradient(compiled, inputs), loss_and_gradient(scaled, inputs), strict=True):
         torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)  # the same operations
+
+
+@pytest.mark.parametrize("number", [2, 5, 40])
+def test_samples_in_falling_order_are_refused(number: int, device: str):
+    """The loss by running sums holds for rising middles only; it once came out negative."""
+    t = torch.arange(number, device=device).flip(0) / number
+    weights, offsets = torch.full((number,), 1 / number, device=device), torch.tensor([0, number], device=device)
+    if device == "cpu":
+        with pytest.raises(ValueError, match="rise along a ray"):
+            distortion(weights, t, t + 0.1, offsets)
+    else:
+        assert torch.isinf(distortion(weights, t, t + 0.1, offsets)).all()
+    each = torch.arange(number + 1, device=device)  # one sample per ray: nothing falls within a ray
+    assert torch.isfinite(distortion(weights, t, t + 0.1, each)).all()

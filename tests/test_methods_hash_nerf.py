@@ -242,11 +242,54 @@ def test_cells_that_no_training_camera_sees_are_never_marched(dataset: DatasetFi
     assert not (model.occupancy.occupied[0] & (model.occupancy.density[0] < 0)).any()
 
 
+@pytest.mark.parametrize("stop", [1e-4, 1e-3])
+def test_a_walls_depth_is_its_distance_however_far_one_could_see(dataset: DatasetFiles, tmp_path: Path, stop: float):
+    model = _model(dataset, tmp_path, **{"pipeline.model.early_stop": stop}).pipeline.eval().model
+    model.config.far_plane = 1000.0
+    origins = torch.tensor([[0.0, 0.0, -1.5]]).repeat(2, 1) + model.centre
+    directions = torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, -1.0]])  # one at the wall, one away from it
+
+    def wall(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return 400.0 * (x[:, 2] > model.centre[2]).float(), torch.zeros(len(x), 16)
+
+    model.field.density = wall
+    from nerfstudio.cameras.rays import RayBundle
+
+    bundle = RayBundle(origins, directions, torch.full((2, 1), 1e-6))
+    with torch.no_grad():
+        depth = model(bundle)["depth"][:, 0]
+    assert depth[0] == pytest.approx(1.5, abs=2 * model.march.step_min)  # a sample stands for its whole step
+    assert depth[1] == 1000.0
+
+
+def test_lenses_and_fisheyes_exclude_nothing(dataset: DatasetFiles, tmp_path: Path):
+    from nerfstudio.cameras.cameras import CameraType
+
+    cameras = _model(dataset, tmp_path / "a").pipeline.datamanager.train_dataset.cameras
+    model = _model(dataset, tmp_path / "b", **{"pipeline.model.skip_unseen": False}).pipeline.model
+    cameras.distortion_params = torch.full((len(cameras), 6), 0.1)
+    model.exclude_unseen(cameras)
+    cameras.distortion_params = None
+    cameras.camera_type = torch.full((len(cameras), 1), CameraType.FISHEYE.value)
+    model.exclude_unseen(cameras)
+    assert model.occupancy.occupied.all()
+    cameras.camera_type = torch.full((len(cameras), 1), CameraType.PERSPECTIVE.value)
+    model.exclude_unseen(cameras)
+    assert not model.occupancy.occupied.all()
+
+
 def test_an_empty_scene_trains_and_renders(dataset: DatasetFiles, tmp_path: Path):
     trainer = _model(dataset, tmp_path)
     trainer.pipeline.model.occupancy.occupied.zero_()
     loss = trainer.iteration(1)  # no sample at all: the loss is the background's, the gradient zero
     assert torch.isfinite(loss)
+    model = trainer.pipeline.eval().model
+    model.occupancy.occupied.zero_()
+    rays = trainer.pipeline.datamanager.eval_dataset.cameras.generate_rays(camera_indices=0)
+    with torch.no_grad():
+        made = model.get_outputs_for_camera_ray_bundle(rays)
+    assert torch.equal(made["rgb"], torch.ones_like(made["rgb"]))  # the dataset's white
+    assert not made["accumulation"].any()
 
 
 def test_appearance_vectors_are_learnt_and_their_mean_is_rendered(dataset: DatasetFiles, tmp_path: Path):

@@ -98,8 +98,8 @@ class HashNerfModelConfig(ModelConfig):
     """Factor on what a cell is remembered for, each time it is looked at."""
 
     skip_unseen: bool = True
-    """Whether to leave out cells that no training camera sees, as instant-ngp does. Cameras are taken as pinholes
-    that stay where they are at the start."""
+    """Whether to leave out cells that no training camera sees, as instant-ngp does. Only where all cameras are pinholes
+    without distortion; they are taken to stay where they are at the start."""
 
     march_steps: int = 1024
     """Steps along the diagonal of the smallest box."""

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.models.base_model import Model
@@ -29,6 +29,7 @@ from methods.kernels.occupancy import OccupancyGrid
 from methods.kernels.ray_points import ray_points
 
 COLOURS = {"white": 1.0, "black": 0.0}
+MET = 1e-2  # opacity below which a ray has no depth of its own
 UNKNOWN_BACKGROUND = 0.5  # what a random background is on average
 
 
@@ -92,7 +93,13 @@ class HashNerfModel(Model):
         ]
 
     def exclude_unseen(self, cameras: Cameras) -> None:
-        """Never march where none of the cameras looks: nothing can be learnt there, and it would stay a fog."""
+        """Never march where none of the cameras looks: nothing can be learnt there, and it would stay a fog.
+
+        Cameras that are not plain pinholes see more than their intrinsics say; with any such one nothing is excluded.
+        """
+        lens = cameras.distortion_params
+        if (cameras.camera_type != CameraType.PERSPECTIVE.value).any() or (lens is not None and lens.any()):
+            return
         size = torch.cat([cameras.width, cameras.height], dim=-1)
         intrinsics = torch.cat([cameras.fx, cameras.fy, cameras.cx, cameras.cy, size], dim=-1).float()
         to_world = cameras.camera_to_worlds.float()
@@ -135,7 +142,7 @@ class HashNerfModel(Model):
         outputs = {
             "rgb": made.rgb + (1 - made.opacity[:, None]) * background,
             "accumulation": made.opacity[:, None],
-            "depth": made.depth[:, None] / made.opacity[:, None].clamp(min=1e-6),
+            "depth": mean_depth(made.depth[:, None], made.opacity[:, None], self.config.far_plane),
             "background": background,
             "num_samples": samples.offsets[-1],
         }
@@ -177,8 +184,7 @@ class HashNerfModel(Model):
         return {
             "rgb": made.rgb + (1 - opacity) * self.render_background(),
             "accumulation": opacity,
-            # A ray that meets nothing is as far away as it can be seen.
-            "depth": made.depth[:, None] + (1 - opacity) * self.config.far_plane,
+            "depth": mean_depth(made.depth[:, None], opacity, self.config.far_plane),
         }
 
     def _truth(self, outputs: Any, batch: Any) -> Tensor:
@@ -208,6 +214,17 @@ class HashNerfModel(Model):
         truth = blend(batch["image"].to(self.device), self.render_background())
         psnr = peak_signal_noise_ratio(outputs["rgb"], truth, data_range=1.0)
         return {"psnr": float(psnr)}, {"img": torch.cat([truth, outputs["rgb"]], dim=1)}
+
+
+def mean_depth(depth: Tensor, opacity: Tensor, far: float) -> Tensor:
+    """Mean distance of what a ray meets, ``[N, 1]``; ``far`` where it meets next to nothing.
+
+    Args:
+        depth: ``[N, 1]``, sum of weight times distance.
+        opacity: ``[N, 1]``, sum of the weights.
+        far: As far away as anything can be seen.
+    """
+    return torch.where(opacity > MET, depth / opacity.clamp(min=MET), far)
 
 
 def blend(picture: Tensor, background: Tensor) -> Tensor:

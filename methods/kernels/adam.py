@@ -12,7 +12,7 @@ from torch import Tensor
 
 from methods.kernels import reference
 from methods.kernels.checks import check_device, check_tensor
-from methods.kernels.library import compiled
+from methods.kernels.library import compiled, has_kernels
 
 
 @dataclass(frozen=True)
@@ -54,17 +54,26 @@ def adam_step_(param: Tensor, grad: Tensor, mean: Tensor, square: Tensor, number
         if not value.is_contiguous():
             raise ValueError(f"{name} must be contiguous")
     check_device(**tensors)
-    ops = compiled(param.device.type)
-    if ops is None:
+    if not has_kernels(param.device.type):
         reference.adam_step_(param, grad, mean, square, numbers)
         return
     n = numbers
     rate, correction = n.lr / (1 - n.beta1**n.step), (1 - n.beta2**n.step) ** -0.5
     given = [rate, n.beta1, 1 - n.beta1, n.beta2, 1 - n.beta2, correction, n.epsilon]
-    packed = torch.tensor(given, dtype=torch.float64, device="cpu")
-    ops.adam_step(param.detach(), grad, mean, square, packed)
+    if torch.compiler.is_compiling():
+        _step_op(param, grad, mean, square, given)
+        return
+    _launch(param.detach(), grad, mean, square, given)
     # As torch's own in-place operations do, so that autograd refuses a graph that saved the old values.
     torch.autograd.graph.increment_version(list(tensors.values()))
+
+
+def _launch(param: Tensor, grad: Tensor, mean: Tensor, square: Tensor, numbers: list[float]) -> None:
+    packed = torch.tensor(numbers, dtype=torch.float64, device="cpu")
+    compiled(param.device.type).adam_step(param, grad, mean, square, packed)
+
+
+_step_op = torch.library.custom_op("fieldbook::adam_step_", _launch, mutates_args=("param", "grad", "mean", "square"))
 
 
 class GridAdam(torch.optim.Optimizer):

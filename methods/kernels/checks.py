@@ -65,3 +65,16 @@ def check_finite(name: str, value: torch.Tensor) -> None:
     if value.numel() and not torch.isfinite(value.detach().sum()) and not torch.isfinite(value).all():
         bad = int((~torch.isfinite(value)).sum())
         raise ValueError(f"{name} has {bad} values that are NaN or infinite, of {value.numel()}")
+
+
+def check_range(name: str, value: torch.Tensor, limit: int) -> None:
+    """Refuse integers that are not 0 to ``limit - 1``; on the CPU and in eager mode only, as ``check_finite``.
+
+    Raises:
+        ValueError: Some value is outside.
+    """
+    if value.is_cuda or torch.compiler.is_compiling() or value.numel() == 0:
+        return
+    low, high = (int(v) for v in torch.aminmax(value))
+    if low < 0 or high >= limit:
+        raise ValueError(f"{name} must be 0..{limit - 1}, got {low}..{high}")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from methods.kernels import reference
-from methods.kernels.checks import check_device, check_finite, check_tensor
+from methods.kernels.checks import check_device, check_finite, check_range, check_tensor
 from methods.kernels.library import compiled, has_kernels
 from methods.kernels.ops import Op
 from methods.kernels.packed import check_packed, check_used
@@ -152,17 +152,43 @@ def composite_alive_(
     check_device(t_start=t_start, density=density, rgb=rgb, alive=alive, state=state.rgb)
     for name, value in (("density", density), ("rgb", rgb), ("t_start", t_start), ("t_end", t_end)):
         check_finite(name, value)
-    if not alive.is_cuda and alive.numel() and not 0 <= int(alive.min()) <= int(alive.max()) < rays:
-        raise ValueError(f"alive must name rows of the state, 0 to {rays - 1}")
+    check_range("alive", alive, rays)
     samples = (density.detach(), rgb.detach(), t_start, t_end)
     gathered = (state.rgb, state.opacity, state.depth)
     if not has_kernels(alive.device.type):
         return reference.composite_alive_(offsets, alive, *samples, gathered, n_samples, early_stop)
+    go_on = _alive_op if torch.compiler.is_compiling() else _launch_alive
+    return go_on(offsets, alive, *samples, n_samples, early_stop, *gathered)
+
+
+def _launch_alive(
+    offsets: Tensor,
+    alive: Tensor,
+    density: Tensor,
+    rgb: Tensor,
+    t_start: Tensor,
+    t_end: Tensor,
+    n_samples: int,
+    early_stop: float,
+    rgb_sum: Tensor,
+    opacity: Tensor,
+    depth: Tensor,
+) -> Tensor:
+    samples = [v.contiguous() for v in (density, rgb, t_start, t_end, offsets, alive)]
     keep = torch.empty_like(alive, dtype=torch.uint8, memory_format=torch.contiguous_format)
     ops = compiled(alive.device.type)
-    rows = (offsets.contiguous(), alive.contiguous())
-    ops.composite_alive(*(v.contiguous() for v in samples), *rows, n_samples, early_stop, *gathered, keep)
+    ops.composite_alive(*samples, n_samples, early_stop, rgb_sum, opacity, depth, keep)
     return alive[keep.bool()]
+
+
+_alive_op = torch.library.custom_op(
+    "fieldbook::composite_alive_", _launch_alive, mutates_args=("rgb_sum", "opacity", "depth")
+)
+
+
+@_alive_op.register_fake
+def _(offsets, alive, *_):
+    return alive.new_empty(torch.library.get_ctx().new_dynamic_size())
 
 
 def _check_samples(name: str, value: Tensor, rgb: Tensor, t_start: Tensor, early_stop: float) -> None:

@@ -182,6 +182,8 @@ def grid_encode(
         check_tensor("sink", sink, (grid.rows, grid.features), torch.float32)
         if not sink.is_contiguous():
             raise ValueError("sink must be contiguous")
+        if sink.data_ptr() % (4 * min(grid.features, 4)):  # a GPU adds to it by vectors
+            raise ValueError("sink must start where a row may: it is a slice at an odd place")
     check_device(x=x, table=table, sink=sink)
     check_finite("x", x)
     mask = (1 << grid.levels) - 1 if level_mask is None else level_mask

@@ -60,6 +60,7 @@ class March:
             )
         if self.layout == "morton" and (self.resolution < 4 or self.resolution & (self.resolution - 1)):
             raise ValueError(f"march: layout morton needs a resolution of 4, 8, .., 1024, got {self.resolution}")
+        _ = self.packed  # made here, where torch.compile does not look
 
     @property
     def longest(self) -> float:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from methods.kernels import reference
-from methods.kernels.checks import check_device, check_finite, check_tensor
+from methods.kernels.checks import check_device, check_finite, check_range, check_tensor
 from methods.kernels.library import compiled, has_kernels
 from methods.kernels.march_spec import March
 
@@ -74,7 +74,7 @@ def ray_aabb(
     box = torch.as_tensor(aabb, dtype=torch.float64).detach().cpu().reshape(-1)
     check_tensor("aabb", box, (6,), torch.float64)
     check_finite("aabb", box)
-    if (box[:3] > box[3:]).any():
+    if not torch.compiler.is_compiling() and (box[:3] > box[3:]).any():
         raise ValueError(f"aabb must be three minima, then three maxima; got {box.tolist()}")
     if not has_kernels(origins.device.type):
         return reference.ray_aabb(origins, directions, box, min_near)
@@ -177,8 +177,7 @@ def march_alive(
         raise ValueError("t is changed in place and must be contiguous")
     if not 1 <= n_samples < 2**30:
         raise ValueError(f"n_samples must be 1 or more, got {n_samples}")
-    if not alive.is_cuda and alive.numel() and not (int(alive.min()) >= 0 and int(alive.max()) < t.shape[0]):
-        raise ValueError(f"alive must name rays 0..{t.shape[0] - 1}, got {int(alive.min())}..{int(alive.max())}")
+    check_range("alive", alive, t.shape[0])
     if not has_kernels(origins.device.type):
         return reference.march_alive(origins, directions, t, far, alive, occupied, spec, n_samples)
     packed = spec.packed.clone()

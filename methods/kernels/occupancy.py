@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.kernels import reference
-from methods.kernels.checks import check_device, check_finite, check_tensor
+from methods.kernels.checks import check_device, check_finite, check_range, check_tensor
 from methods.kernels.library import compiled, has_kernels
 from methods.kernels.marching import March
 
@@ -38,8 +38,7 @@ def occupancy_update_(density: Tensor, cells: Tensor | None, values: Tensor, dec
     check_tensor("values", values, (number,), torch.float32)
     if cells is not None:
         check_tensor("cells", cells, ("K",), torch.int64)
-        if not cells.is_cuda and number and not (int(cells.min()) >= 0 and int(cells.max()) < density.numel()):
-            raise ValueError(f"cells must be 0..{density.numel() - 1}, got {int(cells.min())}..{int(cells.max())}")
+        check_range("cells", cells, density.numel())
     check_device(density=density, cells=cells, values=values)
     check_finite("values", values)
     if not density.is_contiguous():
@@ -146,6 +145,11 @@ def _pack_bits(density: Tensor, threshold: float) -> Tensor:
     return bits
 
 
+@_pack_bits.register_fake
+def _(density: Tensor, threshold: float) -> Tensor:
+    return density.new_empty(density.numel() // 8, dtype=torch.uint8)
+
+
 def morton3d(coords: Tensor) -> Tensor:
     """Z-order index: bit b of x, y, z becomes bit 3b, 3b + 1, 3b + 2.
 
@@ -156,20 +160,15 @@ def morton3d(coords: Tensor) -> Tensor:
         ``[N]`` int64.
     """
     check_tensor("coords", coords, ("N", 3), (torch.int32, torch.int64))
-    _check_range("coords", coords, 2**10)
+    check_range("coords", coords, 2**10)
     return _morton3d(coords.long()) if has_kernels(coords.device.type) else reference.morton3d(coords)
 
 
 def morton3d_inverse(index: Tensor) -> Tensor:
     """Cell of a Z-order index: ``[N]`` int32 or int64, 0..2^30 - 1, to ``[N, 3]`` int64."""
     check_tensor("index", index, ("N",), (torch.int32, torch.int64))
-    _check_range("index", index, 2**30)
+    check_range("index", index, 2**30)
     return _morton3d_inverse(index.long()) if has_kernels(index.device.type) else reference.morton3d_inverse(index)
-
-
-def _check_range(name: str, value: Tensor, limit: int) -> None:
-    if not value.is_cuda and value.numel() and not (int(value.min()) >= 0 and int(value.max()) < limit):
-        raise ValueError(f"{name} must be 0..{limit - 1}, got {int(value.min())}..{int(value.max())}")
 
 
 @torch.library.custom_op("fieldbook::morton3d", mutates_args=())
@@ -179,11 +178,21 @@ def _morton3d(coords: Tensor) -> Tensor:
     return index
 
 
+@_morton3d.register_fake
+def _(coords: Tensor) -> Tensor:
+    return coords.new_empty(coords.shape[0])
+
+
 @torch.library.custom_op("fieldbook::morton3d_inverse", mutates_args=())
 def _morton3d_inverse(index: Tensor) -> Tensor:
     coords = index.new_empty(index.shape[0], 3)
     compiled(index.device.type).morton3d_inverse(index.contiguous(), coords)
     return coords
+
+
+@_morton3d_inverse.register_fake
+def _(index: Tensor) -> Tensor:
+    return index.new_empty(index.shape[0], 3)
 
 
 class OccupancyGrid(nn.Module):

@@ -44,7 +44,7 @@ def check_packed(t_start: Tensor, t_end: Tensor, offsets: Tensor) -> None:
         raise ValueError("offsets must never fall")
 
 
-def check_used(sums: Sequence[Tensor], **inputs: Tensor | None) -> None:
+def check_used(sums: Sequence[Tensor], **inputs: Tensor | None) -> bool:
     """Refuse NaN and infinity in samples, as ``check_finite`` does, by the rays' sums, which are fewer to look at.
 
     Args:
@@ -52,14 +52,18 @@ def check_used(sums: Sequence[Tensor], **inputs: Tensor | None) -> None:
             of them: look at the inputs.
         inputs: The samples.
 
+    Returns:
+        Whether a sum is not finite although all inputs are.
+
     Raises:
         ValueError: An input is not finite; names it.
     """
     if sums and (_is_blind(sums[0]) or all(math.isfinite(v.sum().item()) for v in sums)):
-        return
+        return False
     for name, value in inputs.items():
         if value is not None:
             check_finite(name, value)
+    return True
 
 
 def _is_blind(value: Tensor) -> bool:

@@ -12,6 +12,7 @@ from methods.kernels import reference
 from methods.kernels.checks import check_device, check_tensor
 from methods.kernels.library import compiled, has_kernels
 from methods.kernels.marching import Samples
+from methods.kernels.packed import check_packed
 
 
 def ray_points(origins: Tensor, directions: Tensor, samples: Samples, t: Tensor | None = None) -> Tensor:
@@ -28,25 +29,41 @@ def ray_points(origins: Tensor, directions: Tensor, samples: Samples, t: Tensor 
 
     Raises:
         TypeError: A wrong type.
-        ValueError: A wrong shape or device, or samples of other rays.
+        ValueError: A wrong shape or device, samples of other rays, or, where origins or directions have a gradient,
+            samples that are not packed.
     """
+    check_packed(samples.t_start, samples.t_end, samples.offsets)
+    check_tensor("ray_index", samples.ray_index, (samples.t_start.shape[0],), torch.int64)
     t = samples.midpoints if t is None else t
     check_tensor("origins", origins, ("N", 3), torch.float32)
     check_tensor("directions", directions, (origins.shape[0], 3), torch.float32)
     check_tensor("t", t, (samples.ray_index.shape[0],), torch.float32)
     check_device(origins=origins, directions=directions, ray_index=samples.ray_index, t=t)
     _check_rays_exist(samples.ray_index, origins.shape[0])
+    if torch.is_grad_enabled() and (origins.requires_grad or directions.requires_grad):
+        _check_rows(samples)
     if not has_kernels(origins.device.type):
         return reference.ray_points(origins, directions, samples, t)
     return _ray_points(origins, directions, t, samples.ray_index, samples.offsets)
 
 
-def _check_rays_exist(ray_index: Tensor, rays: int) -> None:
-    if ray_index.is_cuda or torch.compiler.is_compiling() or ray_index.numel() == 0:
+def _check_rays_exist(index: Tensor, rays: int) -> None:
+    if index.is_cuda or torch.compiler.is_compiling() or index.numel() == 0:
         return
-    low, high = (int(v) for v in torch.aminmax(ray_index))
+    low, high = (int(v) for v in torch.aminmax(index))
     if low < 0 or high >= rays:
         raise ValueError(f"samples must be of these {rays} rays; ray_index goes from {low} to {high}")
+
+
+def _check_rows(samples: Samples) -> None:
+    """A row of the offsets is one ray's, and no ray has two: a row's gradient is written, not added."""
+    index, offsets = samples.ray_index, samples.offsets
+    if index.is_cuda or torch.compiler.is_compiling() or index.numel() == 0:
+        return
+    lengths = offsets.diff()
+    owners = index[offsets[:-1][lengths > 0]]
+    if not torch.equal(index, owners.repeat_interleave(lengths[lengths > 0])) or len(owners.unique()) < len(owners):
+        raise ValueError("samples must be packed: ray_index does not say what the offsets say")
 
 
 @torch.library.custom_op("fieldbook::ray_points", mutates_args=())

@@ -29,7 +29,7 @@ struct DistortionForward {
  private:
   FB_LANES void walk(const Segment& s, Lanes& sum) const {
     Lanes start = fill(t_start[s.begin]), end = fill(t_end[s.begin]);  // of the sample before
-    Lanes weight_sum = {}, spread_sum = {};
+    Lanes weight_sum = {}, spread_sum = {}, fall = {};
     for (int64_t at = s.begin; at < s.end; at += LANES) {
       const int count = s.left(at);
       const Lanes weight = load(weights + at, count);
@@ -43,7 +43,9 @@ struct DistortionForward {
       const Lanes weight = load(weights + at, count);
       const Lanes t0 = load(t_start + at, count), t1 = load(t_end + at, count);
       const Lanes so_far = running_sum(weight) + before;
-      const Lanes growth = gap(t0, t1, after(t0, start), after(t1, end)) * (2.0f * after(so_far, before) - all);
+      const Lanes rise = keep_first(gap(t0, t1, after(t0, start), after(t1, end)), count);
+      fall = rise < fall ? rise : fall;
+      const Lanes growth = rise * (2.0f * after(so_far, before) - all);
       const Lanes spread = running_sum(growth) + g;
       const Lanes half_slope = spread + (1.0f / 3.0f) * weight * (t1 - t0);
       sum += weight * half_slope;
@@ -53,6 +55,8 @@ struct DistortionForward {
       start = last(t0);
       end = last(t1);
     }
+    // Middles that fall have no sum like this: the loss becomes infinite, which the caller reports.
+    if (total(fall) < 0.0f) sum = fill(INFINITY);
   }
 
   // From the middle of one interval to that of another, without the middles' rounding.
