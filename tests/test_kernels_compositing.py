@@ -454,7 +454,7 @@ def test_a_sample_that_is_not_finite_is_refused_by_name(monkeypatch, kernel, twi
 def test_a_step_refuses_what_does_not_fit():
     value, rgb, t_start, t_end, offsets, _ = samples([2, 2])
     part, alive = [value, rgb, t_start, t_end], torch.tensor([0, 3])
-    with pytest.raises(ValueError, match="alive must be 0..2"):
+    with pytest.raises(ValueError, match=r"alive must be 0\.\.2"):
         composite_alive_(offsets, alive, *part, state_of(3, 3, "cpu"), 2)
     with pytest.raises(ValueError, match="alive must be"):
         composite_alive_(offsets, alive[:1], *part, state_of(4, 3, "cpu"), 2)

@@ -130,8 +130,8 @@ class HashNerfPipelineConfig(VanillaPipelineConfig):
     target_samples: int = 1 << 18
     """Samples per batch."""
     min_rays: int = 1024
-    """Rays per batch at least: where they would be fewer, because little is known to be empty yet, the march takes
-    longer steps instead."""
+    """Rays per batch aimed at: where they would be fewer, because little is known to be empty yet, the march takes
+    longer steps instead, up to ``max_stride``. The first batch has 256, and each at most twice the one before."""
     max_rays: int = 1 << 15
     """Rays per batch at most."""
     max_stride: float = 8.0

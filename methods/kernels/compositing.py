@@ -153,6 +153,8 @@ def composite_alive_(
     for name, value in (("density", density), ("rgb", rgb), ("t_start", t_start), ("t_end", t_end)):
         check_finite(name, value)
     check_range("alive", alive, rays)
+    if n_samples < 1:
+        raise ValueError(f"n_samples must be 1 or more, got {n_samples}")
     samples = (density.detach(), rgb.detach(), t_start, t_end)
     gathered = (state.rgb, state.opacity, state.depth)
     if not has_kernels(alive.device.type):

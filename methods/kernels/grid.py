@@ -9,6 +9,7 @@ import functools
 import math
 import struct
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal
 
 import numpy as np
@@ -79,6 +80,8 @@ class Grid:
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 raise ValueError(f"grid {name} must be one of {values}, got {getattr(self, name)!r}")
+        if not all(isinstance(v, Integral) for v in (self.levels, self.base, self.log2_size)):
+            raise TypeError(f"grid: levels, base and log2_size are whole numbers; got {self}")
         if not (1 <= self.levels <= MAX_LEVELS and self.base >= 1 and self.growth >= 1 and 3 <= self.log2_size <= 30):
             raise ValueError(f"grid: levels 1..{MAX_LEVELS}, base >= 1, growth >= 1, log2_size 3..30; got {self}")
         if self.align_corners and self.dialect != "torch-ngp":
@@ -187,6 +190,8 @@ def grid_encode(
     check_device(x=x, table=table, sink=sink)
     check_finite("x", x)
     mask = (1 << grid.levels) - 1 if level_mask is None else level_mask
+    if not isinstance(mask, int) or not 0 <= mask < 1 << MAX_LEVELS:
+        raise ValueError(f"level_mask is a whole number of {MAX_LEVELS} bits, got {mask!r}")
     if not has_kernels(x.device.type):
         return reference.grid_encode(x, table if sink is None else _sunk(table, sink), grid, mask)
     smooth, bounded = grid.interpolation == "smoothstep", grid.dialect == "torch-ngp"

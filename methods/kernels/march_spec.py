@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal
 
 import torch
@@ -47,6 +48,8 @@ class March:
     def __post_init__(self):
         if self.sample_at not in ("midpoint", "start") or self.layout not in ("linear", "morton"):
             raise ValueError(f"march: sample_at is midpoint or start, layout linear or morton; got {self}")
+        if not all(isinstance(v, Integral) for v in (self.cascades, self.resolution, self.max_samples)):
+            raise TypeError(f"march: cascades, resolution and max_samples are whole numbers; got {self}")
         lengths = (*self.centre, self.half, self.step_min, self.longest, self.cone_angle)
         if len(self.centre) != 3 or not all(map(math.isfinite, lengths)):
             raise ValueError(f"march: a centre of three numbers, all lengths finite; got {self}")

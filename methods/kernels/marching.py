@@ -5,6 +5,7 @@ N rays, A of them alive, M samples; the grid as ``march_spec`` has it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -71,6 +72,8 @@ def ray_aabb(
         ValueError: A wrong shape or device, a box inside out, or values that are NaN or infinite.
     """
     _check_rays(origins, directions)
+    if not math.isfinite(min_near):
+        raise ValueError(f"min_near must be finite, got {min_near}")
     box = torch.as_tensor(aabb, dtype=torch.float64).detach().cpu().reshape(-1)
     check_tensor("aabb", box, (6,), torch.float64)
     check_finite("aabb", box)

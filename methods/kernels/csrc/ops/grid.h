@@ -50,8 +50,8 @@ FB_HD GridCell<D> grid_cell(const GridLevel& level, const float* x, bool bounded
   return cell;
 }
 
-// Row of a corner, before wrapping. The dense index stops adding axes once its stride exceeds the table, as both dialects do: in a tiled
-// 3-D grid the finest levels therefore do not see z.
+// Row of a corner, before wrapping. The dense index stops adding axes once its stride exceeds the table, as both
+// dialects do: in a tiled 3-D grid the finest levels therefore do not see z.
 template <int D, bool HASHED>
 FB_HD uint32_t grid_row(const GridLevel& level, const uint32_t* corner) {
   constexpr uint32_t PRIMES[3] = {1u, 2654435761u, 805459861u};
@@ -111,10 +111,11 @@ FB_HD void grid_forward(const GridLevel& level, const float* x, bool bounded, co
   for (int f = 0; f < F; ++f) out[f] = cell.inside ? sum[f] : 0.0f;
 }
 
-// Adds weight * grad[F] to the corners' rows; ADD is how: plain on the CPU, where one thread owns a level, atomic on a
-// GPU.
+// Adds weight * grad[F] to the corners' rows by `add`. This body and its two neighbours are what a GPU runs, a point and a
+// level at a time; grid.cpp goes through all points of a level in registers, from the same cells, weights and rows.
 template <int D, int F, bool SMOOTH, bool HASHED, class Add>
-FB_HD void grid_backward_table(const GridLevel& level, const float* x, bool bounded, const float* grad, const Add& add) {
+FB_HD void grid_backward_table(const GridLevel& level, const float* x, bool bounded, const float* grad,
+                               const Add& add) {
   const GridCell<D> cell = grid_cell<D, SMOOTH>(level, x, bounded);
   if (!cell.inside) return;
   for (int c = 0; c < (1 << D); ++c) {
