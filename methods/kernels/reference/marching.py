@@ -149,10 +149,12 @@ def _lookup(point: Tensor, length: Tensor, occupied: Tensor, spec: March) -> Ten
 
 
 def _packed(rays: Tensor, rows: Tensor, starts: Tensor, ends: Tensor, capacity: int | None) -> Samples:
-    from methods.kernels.marching import Samples, place
+    from methods.kernels.marching import Samples
 
     order = torch.argsort(rows, stable=True)
     counts = torch.bincount(rows, minlength=rays.shape[0])
-    offsets, dropped = place(counts, -1 if capacity is None else capacity)
+    fits = counts.cumsum(0) <= (counts.sum() if capacity is None else capacity)
+    offsets = torch.cat([counts.new_zeros(1), (counts * fits).cumsum(0)])
+    dropped = (counts[~fits] > 0).sum()
     order = order[: int(offsets[-1])]
     return Samples(offsets, rays[rows[order]], starts[order], ends[order], dropped)
