@@ -190,7 +190,7 @@ def grid_encode(
     check_device(x=x, table=table, sink=sink)
     check_finite("x", x)
     mask = (1 << grid.levels) - 1 if level_mask is None else level_mask
-    if not isinstance(mask, int) or not 0 <= mask < 1 << MAX_LEVELS:
+    if not isinstance(mask, int) or not -(1 << 31) <= mask < 1 << MAX_LEVELS:  # -1: every bit
         raise ValueError(f"level_mask is a whole number of {MAX_LEVELS} bits, got {mask!r}")
     if not has_kernels(x.device.type):
         return reference.grid_encode(x, table if sink is None else _sunk(table, sink), grid, mask)
