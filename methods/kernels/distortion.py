@@ -14,8 +14,6 @@ from methods.kernels.library import compiled, has_kernels
 from methods.kernels.ops import Op
 from methods.kernels.packed import check_packed, check_used
 
-FALLS = "t_start and t_end must rise along a ray; sort the samples"
-
 
 def distortion(weights: Tensor, t_start: Tensor, t_end: Tensor, offsets: Tensor) -> Tensor:
     """How far each ray's weights lie from one another.
@@ -43,22 +41,22 @@ def distortion(weights: Tensor, t_start: Tensor, t_end: Tensor, offsets: Tensor)
     inputs = {"weights": weights, "t_start": t_start, "t_end": t_end}
     if not has_kernels(weights.device.type):
         check_used([], **inputs)
-        if _falls(t_start, t_end, offsets):
-            raise ValueError(FALLS)
+        _refuse_falling(t_start, t_end, offsets)
         return reference.distortion(weights, t_start, t_end, offsets)
     needs_slope = torch.is_grad_enabled() and weights.requires_grad
     loss, _ = _forward(weights, t_start, t_end, offsets, needs_slope)
-    if check_used([loss], **inputs) and _falls(t_start, t_end, offsets):
-        raise ValueError(FALLS)
+    if check_used([loss], **inputs):
+        _refuse_falling(t_start, t_end, offsets)
     return loss
 
 
-def _falls(t_start: Tensor, t_end: Tensor, offsets: Tensor) -> bool:
-    """Whether some interval's middle lies before that of the one before, on the same ray."""
+def _refuse_falling(t_start: Tensor, t_end: Tensor, offsets: Tensor) -> None:
+    """Refuse an interval whose middle lies before that of the one before, on the same ray."""
     rise = (t_start + t_end).diff()
     first = offsets[1:-1]
     rise[first[(first > 0) & (first < len(t_start))] - 1] = 0  # from one ray to the next
-    return bool((rise < 0).any())
+    if (rise < 0).any():
+        raise ValueError("t_start and t_end must rise along a ray; sort the samples")
 
 
 def _launch_forward(
