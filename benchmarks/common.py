@@ -100,5 +100,7 @@ def record() -> dict[str, Any]:
 def write(path: Path | None, results: dict[str, Any]) -> None:
     """Write the record and the results as JSON, if a path was asked for."""
     if path is not None:
+        if versions()["commit"].endswith("-dirty"):
+            print("warning: files differ from the commit; such a result cannot be made again")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({**record(), **results}, indent=1) + "\n", encoding="utf-8")

@@ -22,6 +22,11 @@ def difference(ours: Tensor, peer: Tensor) -> float:
     return float((ours - peer).detach().abs().max() / peer.detach().abs().max())
 
 
+def nerfstudio_signs(degree: int) -> Tensor:
+    """``[degree^2]``: nerfstudio's spherical harmonics lack the factor (-1)^m."""
+    return torch.tensor([(-1.0) ** m for band in range(degree) for m in range(-band, band + 1)])
+
+
 def ray_coherent(points: int, per_ray: int = 64) -> Tensor:
     """Points along rays through the unit cube, ``per_ray`` on each: ``[points, 3]``."""
     a, b = torch.rand(points // per_ray, 1, 3), torch.rand(points // per_ray, 1, 3)

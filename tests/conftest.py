@@ -38,6 +38,14 @@ def device(request) -> str:
     return request.param
 
 
+@pytest.fixture(scope="session")
+def compiled_kernels() -> None:
+    """Without a compiler the tests that take no device would compare the twins with themselves."""
+    from methods.kernels.library import load
+
+    load("cpu")
+
+
 @pytest.fixture
 def with_threads():
     """Call a function with a number of torch threads: (number, function) -> its result."""

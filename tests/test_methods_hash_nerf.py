@@ -309,7 +309,6 @@ def test_ns_train_trains_it_on_nerfstudios_own_parser(tmp_path: Path, captures: 
     command += ["--vis", "tensorboard", "--output-dir", tmp_path, "--machine.device-type", "cpu"]
     command += ["--pipeline.target-samples", str(1 << 13), "--pipeline.model.log2-hashmap-size", "14"]
     command += ["--pipeline.model.occupancy-res", "32", "--pipeline.model.march-steps", "128"]
-    command += ["--pipeline.model.unbounded", "False", "--pipeline.model.background", "white"]
     command += ["blender-data", "--data", captures / "lego"]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run([str(c) for c in command], capture_output=True, text=True, env=environment, timeout=400)

@@ -30,6 +30,13 @@ def build_pipeline(config: HashNerfPipelineConfig, **kwargs: Any) -> Any:
     return HashNerfPipeline(config, **kwargs)
 
 
+def build_datamanager(config: HashNerfDataManagerConfig, **kwargs: Any) -> Any:
+    """The data manager; imported when it is built."""
+    from methods.hash_nerf.datamanager import HashNerfDataManager
+
+    return HashNerfDataManager(config, **kwargs)
+
+
 def build_grid_adam(params: Any, **kwargs: Any) -> Any:
     """The grid's optimiser; imported when it is built."""
     from methods.kernels.adam import GridAdam
@@ -123,6 +130,13 @@ class HashNerfModelConfig(ModelConfig):
 
 
 @dataclass
+class HashNerfDataManagerConfig(VanillaDataManagerConfig):
+    """nerfstudio's data manager, which keeps the alpha channel of pictures."""
+
+    _target: Any = field(default_factory=lambda: build_datamanager)
+
+
+@dataclass
 class HashNerfPipelineConfig(VanillaPipelineConfig):
     """Keeps the number of samples of a batch near a target by the number of rays."""
 
@@ -149,7 +163,7 @@ def hash_nerf_config() -> TrainerConfig:
         max_num_iterations=steps,
         mixed_precision=False,
         pipeline=HashNerfPipelineConfig(
-            datamanager=VanillaDataManagerConfig(
+            datamanager=HashNerfDataManagerConfig(
                 dataparser=NerfstudioDataParserConfig(), train_num_rays_per_batch=4096, eval_num_rays_per_batch=4096
             ),
             model=HashNerfModelConfig(),

@@ -25,7 +25,7 @@ from methods.hash_nerf.visibility import march_visible
 from methods.kernels.compositing import composite
 from methods.kernels.distortion import distortion
 from methods.kernels.marching import March, Samples, march, ray_aabb
-from methods.kernels.occupancy import OccupancyGrid
+from methods.kernels.occupancy_grid import OccupancyGrid
 from methods.kernels.ray_points import ray_points
 
 COLOURS = {"white": 1.0, "black": 0.0}

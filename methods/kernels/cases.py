@@ -19,7 +19,8 @@ from methods.kernels.grid import Grid, grid_encode
 from methods.kernels.march_spec import March
 from methods.kernels.marching import Samples, march, march_alive, ray_aabb
 from methods.kernels.mlp import mlp
-from methods.kernels.occupancy import mark_unseen_, morton3d, morton3d_inverse, occupancy_update_, pack_bits
+from methods.kernels.morton import morton3d, morton3d_inverse, pack_bits
+from methods.kernels.occupancy import mark_unseen_, occupancy_update_
 from methods.kernels.ray_points import ray_points
 
 GRID = Grid(levels=8, growth=1.3, log2_size=15)
@@ -41,6 +42,7 @@ class Case:
         wants: Positions of the arguments that get a gradient.
         changed: Positions of the arguments that are written in place.
         exact: The twin computes in float32 too, because its results are choices that a rounding decides.
+        cpu_only: Only a CPU has a kernel; on a GPU the function is torch's own.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Case:
     wants: tuple[int, ...] = ()
     changed: tuple[int, ...] = ()
     exact: bool = False
+    cpu_only: bool = False
 
     def arguments(self, size: int, seed: int = 0) -> tuple:
         """Arguments of this size; the same ones for the same seed."""
@@ -189,7 +192,7 @@ def _indices(n: int, make: Generator) -> tuple:
 
 CASES = (
     Case("grid_encode", grid_encode, reference.grid_encode, grid_inputs(GRID), 2**13, wants=(0, 1)),
-    Case("mlp", mlp, reference.mlp, mlp_inputs(32, 64, 16), 2**14, wants=(0, 1)),
+    Case("mlp", mlp, reference.mlp, mlp_inputs(32, 64, 16), 2**14, wants=(0, 1), cpu_only=True),
     Case("adam_step_", adam_step_, reference.adam_step_, _adam, 2**19, changed=(0, 1, 2, 3)),
     Case(
         "ray_aabb",

@@ -1,4 +1,4 @@
-"""Twin of ``methods.kernels.occupancy``."""
+"""Twin of ``methods.kernels.occupancy`` and ``methods.kernels.morton``."""
 
 from __future__ import annotations
 
