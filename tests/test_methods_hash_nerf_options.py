@@ -246,3 +246,16 @@ def test_training_uses_each_pictures_own_appearance_code():
     assert min((alone[i] - alone[i - 1]).abs().max() for i in range(PICTURES)) > 0.01
     _step(model, _rays(picture=1))["rgb"].sum().backward()
     assert model.field.appearance.weight.grad.any(dim=1).tolist() == [False, True, False]
+
+
+# --- occupancy of nested boxes
+
+
+def test_a_cell_is_as_occupied_as_a_step_of_its_own_box_is_opaque():
+    """Of a fog the same everywhere, an outer box's longer step takes away more light than an inner one's."""
+    model = _model(unbounded=True, initial_density=0.5)
+    torch.nn.init.zeros_(model.field.density_net.weights[-1])  # exp(0) of the initial density
+    model.update_occupancy(16)
+    step = model.march.step_min * 2.0 ** torch.arange(model.march.cascades)
+    own = torch.stack([box[box >= 0].max() for box in model.occupancy.density])
+    assert torch.allclose(own, -torch.expm1(-step * 0.5 / HALF), rtol=1e-5)

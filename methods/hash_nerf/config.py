@@ -93,7 +93,7 @@ class HashNerfModelConfig(ModelConfig):
     occupancy_res: int = 128
     """Cells per axis of each box."""
     occupancy_threshold: float = 0.01
-    """A cell whose opacity over one step stays below this is skipped."""
+    """A cell whose opacity over one step of its box stays below this is skipped."""
     occupancy_every: int = 16
     """Steps between updates of the occupancy grid."""
     occupancy_warmup: int = 256
@@ -113,6 +113,7 @@ class HashNerfModelConfig(ModelConfig):
     cone_angle: float = 0.00390625
     """Growth of the step with distance, unbounded scenes only."""
     max_samples_per_ray: int = 1024
+    """Of a ray in training: what lies behind them does not learn from it. Rendering has no limit."""
     near_plane: float = 0.05
     far_plane: float = 1000.0
     early_stop: float = 1e-4

@@ -110,7 +110,11 @@ class HashNerfModel(Model):
         """Look at the density of some cells: all of them in the first steps, but not before there is any to see."""
         if step == 0:
             return
-        self.occupancy.every_step(step, lambda x, _: -torch.expm1(-self.field.density(x)[0] * self.march.step_min))
+        # Steps grow from box to box as cells do.
+        steps_per_side = self.march.step_min * self.march.resolution / (2 * self.march.half)
+        self.occupancy.every_step(
+            step, lambda x, side: -torch.expm1(-self.field.density(x)[0] * (side * steps_per_side))
+        )
 
     def ray_bounds(self, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
         """Where rays enter and leave the outermost box, ``[N]`` each, within near and far plane."""
