@@ -211,7 +211,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="torch threads")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    marks = [5.0, 10.0] if args.quick else [30.0 * k for k in range(1, 21)]
+    marks = [5.0, 10.0] if args.quick else [30.0 * k for k in range(1, 11)]
     names = list(CONTESTANTS)[: 2 if args.quick else None]
     results = {}
     for scene in ["quick"] if args.quick else args.scenes:
