@@ -14,6 +14,16 @@ def status_path(folder: Path, stage: str) -> Path:
     return folder / f"{stage}.status.json"
 
 
+def lock_path(folder: Path, stage: str) -> Path:
+    """Locked by the process that is at a stage of a folder."""
+    return folder / f".{stage}.lock"
+
+
+def done_path(folder: Path, stage: str) -> Path:
+    """What a finished stage was made from and how it ended; no rule declares it, so Snakemake does not delete it."""
+    return folder / f".{stage}.done.json"
+
+
 def ledger_path(folder: Path, stage: str) -> Path:
     """``<stage>.ledger.json`` in a stage's folder."""
     return folder / f"{stage}.ledger.json"
@@ -205,6 +215,11 @@ class RunFiles:
     def checkpoints(self) -> Path:
         """nerfstudio's checkpoints; resumable, so never a declared output of a rule."""
         return self.root / "nerfstudio_models"
+
+    @property
+    def resume(self) -> Path:
+        """Checkpoints that training can go on from, newest first, and what they belong to; gone when it is done."""
+        return self.root / "resume.json"
 
     @property
     def checkpoint_manifest(self) -> Path:

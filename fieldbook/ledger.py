@@ -65,7 +65,10 @@ def ledger(path: Path, stage: str) -> Iterator[dict[str, Any]]:
                 "wall_s": round(time.monotonic() - wall, 3),
                 "cpu_s": round(_cpu_seconds() - cpu, 3),
                 # Linux counts ru_maxrss in KiB.
-                "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+                "peak_rss_bytes": max(
+                    resource.getrusage(w).ru_maxrss for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+                )
+                * 1024,
                 "cpu_energy_j": _energy_since(energy),
                 "host": os.uname().nodename,
                 "cpus": len(os.sched_getaffinity(0)),

@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from fieldbook.errors import Infeasible, UserError
-from fieldbook.layout import ledger_path, status_path
+from fieldbook.files import read_json, write_json
+from fieldbook.layout import done_path, ledger_path, lock_path, status_path
 from fieldbook.ledger import ledger
+from fieldbook.locks import exclusive
 from fieldbook.status import INFEASIBLE, OK, Status, read_status, write_status
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Keep:
+    """How a stage recognises what it has done before.
+
+    Snakemake deletes a job's declared outputs before the job starts, also when it starts only because an earlier
+    Snakemake died before it saw the job end. What such a job made is still there, and is not made twice.
+
+    Attributes:
+        made_from: What everything the stage makes depends on, as text.
+        intact: Given the numbers of its status, whether what it made is still there and whole; puts back the small
+            files that Snakemake deletes.
+    """
+
+    made_from: Callable[[], str]
+    intact: Callable[[dict[str, Any]], bool]
 
 
 def run_stage(
@@ -18,8 +41,11 @@ def run_stage(
     work: Callable[[], dict[str, Any] | None],
     inputs: Iterable[Path] = (),
     spec: dict[str, Any] | None = None,
+    keep: Keep | None = None,
 ) -> Status:
     """Run ``work`` and write ``<stage>.status.json`` and ``<stage>.ledger.json`` into ``folder``.
+
+    Another process that is at the same stage of the folder is waited for.
 
     Args:
         stage: Name of the stage.
@@ -27,15 +53,38 @@ def run_stage(
         work: Does the stage; returns numbers for the status. Raises ``Infeasible`` where the cell cannot be.
         inputs: Status files of the stages this one needs; the first infeasible one is passed on unchanged.
         spec: The scene's keys that decide the outputs, kept in the status.
+        keep: Lets the work be left out where it was done before; None does it always.
 
     Raises:
         UserError: From ``work``; no status is written, so the stage runs again once the mistake is mended.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with ledger(ledger_path(folder, stage), stage):
-        status = _first_infeasible(inputs) or _do(stage, work, spec or {})
-    write_status(status_path(folder, stage), status)
+    with exclusive(lock_path(folder, stage), f"{stage} of {folder}"):
+        passed_on = _first_infeasible(inputs)
+        made_from = keep.made_from() if keep is not None and passed_on is None else ""
+        status = _done_before(stage, folder, keep, made_from)
+        if status is None:
+            with ledger(ledger_path(folder, stage), stage):
+                status = passed_on or _do(stage, work, spec or {})
+            if made_from and status.ok:
+                write_json(done_path(folder, stage), {"made_from": made_from, "status": asdict(status)})
+        write_status(status_path(folder, stage), status)
     return status
+
+
+def _done_before(stage: str, folder: Path, keep: Keep | None, made_from: str) -> Status | None:
+    path = done_path(folder, stage)
+    if keep is None or not made_from or not path.is_file():
+        return None
+    try:
+        record = read_json(path)
+        if record["made_from"] == made_from and keep.intact(record["status"]["numbers"]):
+            log.info("%s of %s was done before from the same inputs and is kept", stage, folder)
+            return Status(**record["status"])
+    except (UserError, KeyError, TypeError):  # a damaged record is none
+        log.warning("%s is damaged; %s is done again", path, stage)
+    path.unlink()
+    return None
 
 
 def _first_infeasible(inputs: Iterable[Path]) -> Status | None:

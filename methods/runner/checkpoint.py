@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import logging
+import pickle
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,10 @@ from fieldbook.errors import UserError
 from fieldbook.files import atomic_path, read_json, sha256_file, write_json
 from fieldbook.layout import RunFiles
 
+log = logging.getLogger(__name__)
+
+KEPT = 2
+"""Checkpoints kept while training: the newest, and one to go back to."""
 _NAME = re.compile(r"step-(\d{9})\.ckpt")
 
 
@@ -35,31 +43,78 @@ def plain(value: Any) -> Any:
     return value
 
 
-def save_checkpoint(run: RunFiles, step: int, pipeline: Any, optimizers: Any, scaler: Any) -> Path:
-    """Write the checkpoint after ``step`` atomically, then delete older ones, as nerfstudio does by default.
+def save_checkpoint(run: RunFiles, step: int, state: dict[str, Any], identity: str | None) -> Path:
+    """Write the checkpoint after ``step`` atomically, then delete those no longer needed.
 
     Args:
         run: The run's files.
         step: Last step done, 0-based.
-        pipeline: nerfstudio pipeline.
-        optimizers: nerfstudio's ``Optimizers``.
-        scaler: Gradient scaler.
+        state: What it holds besides the step.
+        identity: What is being trained, for a checkpoint to go on from; None for the last one, which is kept alone.
+
+    Raises:
+        UserError: The disk is full; the checkpoints before it are untouched.
     """
     path = checkpoint_path(run, step)
-    state = {
-        "step": step,
-        "pipeline": pipeline.state_dict(),
-        "optimizers": {k: v.state_dict() for k, v in optimizers.optimizers.items()},
-        "schedulers": {k: v.state_dict() for k, v in optimizers.schedulers.items()},
-        "scalers": scaler.state_dict(),
-    }
-    # Through a file object: torch names the archive's root after a path's stem, so equal runs would differ in bytes.
-    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-        torch.save({k: plain(v) for k, v in state.items()}, stream)
-    for old in run.checkpoints.glob("step-*.ckpt"):
-        if old != path and _NAME.fullmatch(old.name):
-            old.unlink()
+    _write(path, {"step": step, **{k: plain(v) for k, v in state.items()}})
+    keep = {path.name}
+    if identity is not None:
+        older = [e for e in _entries(run, identity) if e["checkpoint"] != path.name]
+        entries = [{"checkpoint": path.name, "step": step, "sha256": sha256_file(path)}, *older][:KEPT]
+        write_json(run.resume, {"identity": identity, "checkpoints": entries})
+        keep = {e["checkpoint"] for e in entries}
+    _delete_others(run, keep)
     return path
+
+
+def _write(path: Path, state: dict[str, Any]) -> None:
+    # Through a file object: torch names the archive's root after a path's stem, so equal runs would differ in bytes.
+    try:
+        with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+            torch.save(state, stream)
+    except (OSError, RuntimeError) as error:  # torch's writer turns an OSError into a RuntimeError of its own
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if not full and shutil.disk_usage(path.parent).free > 1 << 20:
+            raise
+        text = f"no space left for {path}; what was saved before is whole: free some and run the same command again"
+        raise UserError(text) from error
+
+
+def _entries(run: RunFiles, identity: str) -> list[dict[str, Any]]:
+    try:
+        record = read_json(run.resume)
+        return list(record["checkpoints"]) if record["identity"] == identity else []
+    except (UserError, KeyError, TypeError):
+        return []
+
+
+def _delete_others(run: RunFiles, keep: set[str]) -> None:
+    for old in run.checkpoints.glob("step-*.ckpt"):
+        if old.name not in keep and _NAME.fullmatch(old.name):
+            old.unlink()
+
+
+def newest_checkpoint(run: RunFiles, identity: str) -> dict[str, Any] | None:
+    """The state to go on from, on the CPU; None to start from scratch.
+
+    A damaged checkpoint is left out, with a warning, for the one before it. Checkpoints of another training (another
+    dataset, preset or version of the code) are deleted.
+    """
+    entries = _entries(run, identity)
+    for entry in entries:
+        path = run.checkpoints / str(entry["checkpoint"])
+        try:
+            if sha256_file(path) == entry["sha256"]:
+                return torch.load(path, map_location="cpu", weights_only=True)
+            problem = "its content is not what was written"
+        except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+            problem = str(error).splitlines()[0]
+        log.warning("%s is damaged (%s)", path, problem)
+    if entries:
+        log.warning("no checkpoint of %s is whole: training starts again from step 0", run.root)
+    _delete_others(run, set())
+    run.resume.unlink(missing_ok=True)
+    return None
 
 
 def write_manifest(run: RunFiles, step: int) -> dict[str, Any]:
@@ -68,6 +123,20 @@ def write_manifest(run: RunFiles, step: int) -> dict[str, Any]:
     manifest = {"checkpoint": path.name, "step": step, "sha256": sha256_file(path)}
     write_json(run.checkpoint_manifest, manifest)
     return manifest
+
+
+def is_final(run: RunFiles, numbers: dict[str, Any]) -> bool:
+    """Whether the checkpoint of a finished training is still there; if so, its manifest is there too afterwards.
+
+    Args:
+        run: The run's files.
+        numbers: Of the training's status.
+    """
+    path = checkpoint_path(run, int(numbers["steps"]) - 1)
+    if not path.is_file() or sha256_file(path) != numbers["checkpoint_sha256"]:
+        return False
+    write_manifest(run, int(numbers["steps"]) - 1)
+    return True
 
 
 def read_checkpoint(run: RunFiles) -> dict[str, Any]:

@@ -42,10 +42,10 @@ class TrainLog:
 class Progress:
     """A bar on a terminal; elsewhere (a rule's log) one line now and then. Writes to stderr only."""
 
-    def __init__(self, label: str, total: int, unit: str = "step"):
-        self.label, self.total, self.done = label, total, 0
+    def __init__(self, label: str, total: int, unit: str = "step", done: int = 0):
+        self.label, self.total, self.done, self.before = label, total, done, done
         terminal = sys.stderr.isatty()
-        self.bar = tqdm(total=total, desc=label, unit=unit, file=sys.stderr) if terminal else None
+        self.bar = tqdm(total=total, initial=done, desc=label, unit=unit, file=sys.stderr) if terminal else None
         self.started = self.said = time.monotonic()
 
     def __enter__(self) -> Progress:
@@ -65,6 +65,6 @@ class Progress:
             self.bar.update(step)
         elif time.monotonic() - self.said >= LINE_EVERY_S:
             self.said = time.monotonic()
-            left = (self.said - self.started) / max(done, 1) * (self.total - done)
+            left = (self.said - self.started) / max(done - self.before, 1) * (self.total - done)
             text = ", ".join(f"{k} {v:.4g}" for k, v in facts.items())
             log.info("%s: %d of %d, %s, %.0f s left", self.label, done, self.total, text, left)

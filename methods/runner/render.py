@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from camera_paths.formats import read_camera_path
 from camera_paths.video import write_mp4
 from data.poses import Camera
 from fieldbook.errors import UserError
-from fieldbook.files import atomic_dir, write_json
+from fieldbook.files import atomic_dir, read_json, write_json
 from fieldbook.layout import DatasetFiles, RunFiles
 from methods.presets import method_entry
 from methods.runner.checkpoint import read_checkpoint
@@ -82,6 +82,21 @@ def render(run: RunFiles, dataset: DatasetFiles, paths: Mapping[str, Path], spec
         with Progress(f"render {model.method}", total, "view") as progress:
             records = [r for job in jobs for r in _render_folder(model, *job, progress)]
     return {"views": len(records), "rays": sum(r["rays"] for r in records), **_speed(records)}
+
+
+def is_rendered(run: RunFiles, paths: Iterable[str], numbers: dict[str, Any]) -> bool:
+    """Whether the views of a finished rendering are still there.
+
+    Args:
+        run: The run's files.
+        paths: Names of the paths that were rendered besides the test views.
+        numbers: Of the rendering's status.
+    """
+    folders = [run.test, *map(run.path, paths)]
+    if not all((folder / "renders.json").is_file() for folder in folders):
+        return False
+    names = [folder / f"{v['name']}.png" for folder in folders for v in read_json(folder / "renders.json")["views"]]
+    return len(names) == numbers["views"] and all(name.is_file() for name in names)
 
 
 class LoadedModel:

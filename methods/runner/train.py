@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import math
+import logging
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -20,10 +20,23 @@ from fieldbook.layout import DatasetFiles, RunFiles
 from fieldbook.machine import cpu_name
 from fieldbook.versions import versions
 from methods.presets import method_entry
-from methods.runner.checkpoint import save_checkpoint, write_manifest
+from methods.runner.checkpoint import newest_checkpoint, save_checkpoint, write_manifest
+from methods.runner.identity import training_identity
+from methods.runner.interrupt import SaveOnSignal
+from methods.runner.meter import Meter
 from methods.runner.offline import quiet, without_downloads
 from methods.runner.progress import Progress, TrainLog
 from methods.runner.registry import TrainerConfig
+from methods.runner.resume import (
+    EXACT,
+    Moment,
+    attributes,
+    changed,
+    fit_shapes,
+    generators,
+    set_attributes,
+    set_generators,
+)
 from methods.runner.setup import (
     build_config,
     out_of_memory_is_infeasible,
@@ -33,11 +46,17 @@ from methods.runner.setup import (
     set_threads,
 )
 
+log = logging.getLogger(__name__)
+
 LOG_EVERY = 10  # steps between looks at the loss: each look waits for the GPU
+SAVE_EVERY_S = 600.0  # besides the method's own steps per save, which may be hours apart on a CPU
 
 
 def train(run: RunFiles, dataset: DatasetFiles, spec: dict[str, Any]) -> dict[str, Any]:
-    """Train a run from scratch and write its checkpoint, config, log and ``run.json``.
+    """Train a run and write its checkpoint, config, log and ``run.json``.
+
+    Where an earlier process was stopped in the midst of the same training, it goes on from the last checkpoint. SIGTERM
+    and SIGINT save one and end the process with 128 + their number.
 
     Args:
         run: The run's files; its folder is ``<experiment>/<method>/<run>``.
@@ -47,31 +66,39 @@ def train(run: RunFiles, dataset: DatasetFiles, spec: dict[str, Any]) -> dict[st
             run's identity) is stored in ``run.json``.
 
     Returns:
-        ``steps``, ``loss`` (mean over the last logged steps), ``seconds``, ``rays``, ``rays_per_s``,
-        ``parameters``, ``checkpoint_bytes``, ``device``, ``torch_threads``.
+        ``steps``, ``loss`` (mean over the last logged steps), ``seconds``, ``rays``, ``rays_per_s`` and ``sessions``
+        (of all processes that had a part in it), ``resume`` (exact: a resumed training equals an undisturbed one; or
+        approximate), ``parameters``, ``checkpoint_bytes``, ``checkpoint_sha256``, ``device``, ``torch_threads``.
 
     Raises:
-        UserError: The spec asks for something that does not exist.
+        UserError: The spec asks for something that does not exist, or the disk is full.
         Infeasible: Out of memory, the loss or a parameter became NaN or infinite, or the machine lacks what the
             method needs.
     """
     config = build_config(run, dataset, spec)
     threads = set_threads(spec.get("torch_threads"))
     run.root.mkdir(parents=True, exist_ok=True)
-    seed_everything(config.machine.seed)
-    trainer = Trainer(config, run)
+    trainer = Trainer(config, run, training_identity(dataset, spec))
     with out_of_memory_is_infeasible(trainer.where), quiet(), reproducible(trainer.device):
-        trainer.build()
+        before = newest_checkpoint(run, trainer.identity)
+        seed_everything(config.machine.seed)
+        trainer.build(before)
         _describe(run, dataset, spec, config, threads)
         numbers = trainer.loop()
     return {**numbers, "device": device_name(config.machine.device_type), "torch_threads": threads}
 
 
 class Trainer:
-    """The loop of nerfstudio's trainer without its viewer, writers and in-loop evaluation."""
+    """The loop of nerfstudio's trainer without its viewer, writers and in-loop evaluation.
 
-    def __init__(self, config: TrainerConfig, run: RunFiles):
-        self.config, self.run, self.step = config, run, -1
+    Args:
+        config: nerfstudio's.
+        run: The run's files.
+        identity: Of the training, for its checkpoints.
+    """
+
+    def __init__(self, config: TrainerConfig, run: RunFiles, identity: str = ""):
+        self.config, self.run, self.identity, self.step = config, run, identity, -1
         self.device = config.machine.device_type
         self.mixed = config.mixed_precision and self.device == "cuda"
         # On a CPU there is no half precision to protect, and the scaler only costs time.
@@ -84,23 +111,54 @@ class Trainer:
         text = "while the model was built" if self.step < 0 else f"at step {self.step}"
         return text, {"step": self.step}
 
-    def build(self) -> None:
-        """Load the images and build model, optimisers and callbacks."""
+    def build(self, before: dict[str, Any] | None = None) -> None:
+        """Load the images and build model, optimisers and callbacks.
+
+        Args:
+            before: A checkpoint to go on from.
+        """
         with without_downloads():
             self.pipeline: Any = self.config.pipeline.setup(
                 device=self.device, test_mode="val", world_size=1, local_rank=0, grad_scaler=self.scaler
             )
+        if before is not None:  # before the optimisers, which take the parameters as they are
+            fit_shapes(self.pipeline, before["pipeline"])
+            self.pipeline.load_pipeline(before["pipeline"], before["step"])
         self.optimizers = Optimizers(self.config.optimizers.copy(), self.pipeline.get_param_groups())
         self._fuse()
-        attributes = TrainingCallbackAttributes(
+        attributes_ = TrainingCallbackAttributes(
             optimizers=self.optimizers,  # pyright: ignore[reportArgumentType] - declared as a dict, used as this
             grad_scaler=self.scaler,  # pyright: ignore[reportArgumentType]
             pipeline=self.pipeline,
             trainer=self,  # pyright: ignore[reportArgumentType]
         )
-        self.callbacks = self.pipeline.get_training_callbacks(attributes)
+        self.callbacks = self.pipeline.get_training_callbacks(attributes_)
+        self._fresh = attributes(self.pipeline)
+        self._restore(before)
         outputs = self.pipeline.datamanager.train_dataparser_outputs
         outputs.save_dataparser_transform(self.run.root / "dataparser_transforms.json")
+
+    def _restore(self, before: dict[str, Any] | None) -> None:
+        """Put everything but the model's tensors back to a checkpoint, or take this as the beginning."""
+        self.saved = -1 if before is None else int(before["step"])
+        self.meter = Meter(TrainLog(self.run.train_log), None if before is None else before["fieldbook"]["log"])
+        self.moment = self._moment(0, begun=False)
+        if before is None:
+            return
+        self.pipeline.load_state_dict(before["pipeline"])  # again: building the callbacks may have changed buffers
+        for name, optimizer in self.optimizers.optimizers.items():
+            optimizer.load_state_dict(before["optimizers"][name])
+        for name, scheduler in self.optimizers.schedulers.items():
+            scheduler.load_state_dict(before["schedulers"][name])
+        self.scaler.load_state_dict(before["scalers"])
+        extra = before["fieldbook"]
+        set_attributes(self.pipeline, extra["attributes"])
+        for name, parameter in self.pipeline.named_parameters():
+            if name in extra["gradients"]:
+                parameter.grad = extra["gradients"][name].to(parameter)
+        set_generators(extra["generators"])
+        self.moment = self._moment(before["step"] + 1, begun=extra["begun"])
+        log.info("going on from step %d of %s", before["step"], self.run.root)
 
     def _fuse(self) -> None:
         # nerfstudio's optimiser configs cannot ask for the one-pass Adam; on a CPU it makes a step about 13 % faster.
@@ -110,37 +168,90 @@ class Trainer:
                     group["fused"] = True
 
     def loop(self) -> dict[str, Any]:
-        """Train ``max_num_iterations`` steps; numbers for the status."""
-        steps, meter = self.config.max_num_iterations, _Meter(TrainLog(self.run.train_log))
-        with Progress(f"train {self.config.method_name}", steps) as progress:
-            for self.step in range(steps):
+        """Train up to ``max_num_iterations`` steps; numbers for the status."""
+        steps, label = self.config.max_num_iterations, f"train {self.config.method_name}"
+        with Progress(label, steps, done=self.moment.step) as progress, SaveOnSignal(self._stopped) as guard:
+            saved = time.monotonic()
+            for step in range(self.moment.step, steps):
+                self.step = step
                 rays = self.pipeline.datamanager.get_train_rays_per_batch()  # before the step, which may change it
-                meter.add(self.iteration(self.step), rays)
-                if (self.step + 1) % LOG_EVERY == 0 or self.step == steps - 1:
-                    facts = meter.flush(self.step, self._learning_rate())
-                    progress.update(self.step + 1, **facts)
-                if (self.step + 1) % self.config.steps_per_save == 0 and self.step != steps - 1:
-                    self._save()
+                with guard.changing:
+                    self._begin(step)
+                loss = self._gradients(step)
+                with guard.changing:
+                    self._apply(step)
+                    self.meter.add(loss, rays)
+                    self.moment = self._moment(step + 1, begun=False)
+                    if (step + 1) % LOG_EVERY == 0 or step == steps - 1:
+                        progress.update(step + 1, **self.meter.flush(step, self._learning_rate()))
+                    if self._is_due(saved) and step != steps - 1:
+                        self._save(self.identity)
+                        saved = time.monotonic()
+            with guard.changing:
+                return self._finish(steps)
+
+    def _finish(self, steps: int) -> dict[str, Any]:
         self._callbacks(TrainingCallbackLocation.AFTER_TRAIN, self.step)
         self._check_parameters()
-        path = self._save()
-        write_manifest(self.run, self.step)
-        meter.log.write()
-        model = self.pipeline.model
+        path = self._save(None)
+        manifest = write_manifest(self.run, self.step)
+        self.run.resume.unlink(missing_ok=True)
+        exact = self.config.method_name in EXACT and self.device == "cpu"
         return {
             "steps": steps,
-            **meter.totals(),
-            "parameters": sum(p.numel() for p in model.parameters()),
+            **self.meter.totals(),
+            "resume": "exact" if exact else "approximate",
+            "parameters": sum(p.numel() for p in self.pipeline.model.parameters()),
             "checkpoint_bytes": path.stat().st_size,
+            "checkpoint_sha256": manifest["sha256"],
         }
+
+    def _is_due(self, saved: float) -> bool:
+        return (self.step + 1) % self.config.steps_per_save == 0 or time.monotonic() - saved > SAVE_EVERY_S
 
     def _check_parameters(self) -> None:
         # The last step's gradient may be NaN under a finite loss, and nerfstudio's renderers would show that as black.
         if not all(torch.isfinite(p).all() for p in self.pipeline.model.parameters()):
             raise Infeasible(f"parameters became NaN or infinite by step {self.step}", {"step": self.step})
 
-    def _save(self) -> Path:
-        return save_checkpoint(self.run, self.step, self.pipeline, self.optimizers, self.scaler)
+    def _moment(self, step: int, begun: bool) -> Moment:
+        """What the next forward pass will change, as it is now."""
+        waiting = {g for g in self.optimizers.parameters if self.accumulate[g] > 1 and step % self.accumulate[g]}
+        kept = {id(p) for g in waiting for p in self.optimizers.parameters[g]}
+        gradients = (
+            {
+                name: p.grad.clone()
+                for name, p in self.pipeline.named_parameters()
+                if id(p) in kept and p.grad is not None
+            }
+            if kept
+            else {}
+        )
+        return Moment(step, begun, generators(), changed(attributes(self.pipeline), self._fresh), gradients)
+
+    def _save(self, identity: str | None) -> Path:
+        """Write the checkpoint of the moment; one to go on from holds more than nerfstudio's, the last one does not."""
+        state = {
+            "pipeline": self.pipeline.state_dict(),
+            "optimizers": {k: v.state_dict() for k, v in self.optimizers.optimizers.items()},
+            "schedulers": {k: v.state_dict() for k, v in self.optimizers.schedulers.items()},
+            "scalers": self.scaler.state_dict(),
+        }
+        if identity is not None:
+            state["fieldbook"] = {**self.moment.plain(), "log": self.meter.state()}
+        self.saved = self.moment.step - 1
+        path = save_checkpoint(self.run, self.saved, state, identity)
+        self.meter.log.write()
+        return path
+
+    def _stopped(self) -> str:
+        """Save what is done, for a process about to end; what to tell the user."""
+        last = self.moment.step - 1
+        if last < 0:
+            return "stopped before the first step was done"
+        if last != self.saved:
+            self._save(self.identity)
+        return f"stopped after step {last}, which is kept in {self.run.checkpoints}"
 
     def _learning_rate(self) -> float:
         group = "fields" if "fields" in self.optimizers.optimizers else next(iter(self.optimizers.optimizers))
@@ -152,65 +263,41 @@ class Trainer:
 
     def iteration(self, step: int) -> torch.Tensor:
         """One step of optimisation, as nerfstudio's ``Trainer.train_iteration``; the loss, detached."""
+        self._begin(step)
+        loss = self._gradients(step)
+        self._apply(step)
+        return loss
+
+    def _begin(self, step: int) -> None:
+        """What comes before the forward pass, unless a checkpoint was saved right after it."""
         self.pipeline.train()
+        if self.moment.begun and self.moment.step == step:
+            return
         self._callbacks(TrainingCallbackLocation.BEFORE_TRAIN_ITERATION, step)
+        self.moment = self._moment(step, begun=True)
+
+    def _gradients(self, step: int) -> torch.Tensor:
         groups, every = list(self.optimizers.parameters), self.accumulate
         self.optimizers.zero_grad_some([g for g in groups if step % every[g] == 0])
         with torch.autocast(device_type=self.device, enabled=self.mixed):
             _, losses, _ = self.pipeline.get_train_loss_dict(step=step)
             loss = functools.reduce(torch.add, losses.values())
         self.scaler.scale(loss).backward()
-        due = [g for g in groups if step % every[g] == every[g] - 1]
+        return loss.detach()
+
+    def _apply(self, step: int) -> None:
+        due = [g for g in self.optimizers.parameters if step % self.accumulate[g] == self.accumulate[g] - 1]
         self.optimizers.optimizer_scaler_step_some(self.scaler, due)  # pyright: ignore[reportArgumentType]
         before = self.scaler.get_scale()
         self.scaler.update()
         if before <= self.scaler.get_scale():  # a lowered scale means the optimiser skipped this step
             self._schedule()
         self._callbacks(TrainingCallbackLocation.AFTER_TRAIN_ITERATION, step)
-        return loss.detach()
 
     def _schedule(self) -> None:
         # nerfstudio's scheduler_step_all also writes to its event writer, which a headless run never sets up.
         for scheduler in self.optimizers.schedulers.values():
             scheduler.step()
-
-
-class _Meter:
-    """Losses and speed between two looks at them."""
-
-    def __init__(self, log: TrainLog):
-        self.log, self.losses, self.rays, self.all_rays = log, [], 0, 0
-        self.started = self.looked = time.monotonic()
-        self.loss = math.nan
-
-    def add(self, loss: torch.Tensor, rays: int) -> None:
-        self.losses.append(loss)
-        self.rays += rays
-
-    def flush(self, step: int, lr: float) -> dict[str, float]:
-        """Mean loss and speed since the last look; a row of ``train.csv``."""
-        losses = torch.stack(self.losses).float().cpu()
-        bad = (~torch.isfinite(losses)).nonzero()
-        if len(bad):
-            first = step - len(losses) + 1 + int(bad[0])
-            kind = "NaN" if torch.isnan(losses[bad[0]]).any() else "infinite"
-            raise Infeasible(f"loss became {kind} at step {first}", {"step": first})
-        now = time.monotonic()
-        self.loss, speed = float(losses.mean()), self.rays / max(now - self.looked, 1e-9)
-        seconds = round(now - self.started, 3)
-        self.log.add(step=step, loss=self.loss, lr=lr, rays_per_s=round(speed, 1), seconds=seconds)
-        self.all_rays += self.rays
-        self.losses, self.rays, self.looked = [], 0, now
-        return {"loss": self.loss, "rays/s": speed}
-
-    def totals(self) -> dict[str, Any]:
-        seconds = self.looked - self.started
-        return {
-            "loss": self.loss,
-            "seconds": round(seconds, 3),
-            "rays": self.all_rays,
-            "rays_per_s": round(self.all_rays / max(seconds, 1e-9), 1),
-        }
 
 
 def _describe(run: RunFiles, dataset: DatasetFiles, spec: dict[str, Any], config: TrainerConfig, threads: int) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fieldbook.errors import UserError
 from fieldbook.layout import RunFiles, status_path
+from fieldbook.locks import free_stale_lock
 from fieldbook.machine import has_gpu, usable_cpus, usable_memory_mb
 from fieldbook.scenes import check_scenes, make, stage_spec
 
@@ -22,6 +23,8 @@ def load():
 
 
 STUDY = load()
+if free_stale_lock():
+    print("The lock of a Snakemake that died was removed.", file=sys.stderr)
 ROOT = STUDY.results.root.as_posix()
 HERE = STUDY.files.root.as_posix()
 SCENES = STUDY.config["scenes"]

@@ -1,0 +1,247 @@
+"""A training that was stopped anywhere goes on as if it had not been."""
+
+from __future__ import annotations
+
+import csv
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fieldbook.errors import UserError
+from fieldbook.files import read_json
+from fieldbook.layout import DatasetFiles, RunFiles
+from methods.runner.checkpoint import checkpoint_path, is_final
+
+from .runner_ball import SPEC, run_files, write_dataset
+
+# Steps, steps between checkpoints, and the step in whose midst training stops.
+METHODS: dict[str, tuple[int, int, int]] = {
+    "nerfacto": (40, 16, 37),
+    "hash-nerf": (60, 25, 55),
+    "tensorf": (20, 6, 14),  # its grids grow after steps 10 and 15
+    "vanilla-nerf": (8, 3, 7),
+    "mipnerf": (8, 3, 7),
+}
+
+
+class Killed(BaseException):
+    """Stands for a death that nothing in the process can see coming."""
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> DatasetFiles:
+    return write_dataset(tmp_path_factory.mktemp("dataset"))
+
+
+def _spec(method: str, **overrides: Any) -> dict[str, Any]:
+    steps, save, _ = METHODS[method]
+    return {
+        **SPEC,
+        "method": method,
+        "overrides": {"max_num_iterations": steps, "steps_per_save": save, **overrides},
+    }
+
+
+def _train(folder: Path, dataset: DatasetFiles, spec: dict[str, Any]) -> tuple[RunFiles, dict[str, Any]]:
+    from methods.runner.train import train
+
+    run = run_files(folder, spec["method"])
+    return run, train(run, dataset, spec)
+
+
+def _stop(folder: Path, dataset: DatasetFiles, spec: dict[str, Any], step: int) -> RunFiles:
+    """Train, and die in the forward pass of a step: what it has drawn by then is lost."""
+    from methods.runner.train import Trainer
+
+    whole = Trainer._gradients
+
+    def dies(self: Any, now: int) -> torch.Tensor:
+        loss = whole(self, now)
+        if now == step:
+            raise Killed
+        return loss
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_gradients", dies)
+        with pytest.raises(Killed):
+            _train(folder, dataset, spec)
+    return run_files(folder, spec["method"])
+
+
+def _columns(run: RunFiles) -> list[tuple[str, ...]]:
+    with open(run.train_log, encoding="utf-8") as stream:
+        return [(row["step"], row["loss"], row["lr"]) for row in csv.DictReader(stream)]
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(_same, a, b))
+    return a == b
+
+
+def _checkpoint(run: RunFiles) -> dict[str, Any]:
+    path = run.checkpoints / read_json(run.checkpoint_manifest)["checkpoint"]
+    return torch.load(path, weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(dataset: DatasetFiles, tmp_path_factory: pytest.TempPathFactory):
+    """Runs that nothing stopped, by method."""
+    made: dict[str, RunFiles] = {}
+
+    def run(method: str) -> RunFiles:
+        if method not in made:
+            made[method], _ = _train(tmp_path_factory.mktemp(f"whole-{method}"), dataset, _spec(method))
+        return made[method]
+
+    return run
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_stopped_and_resumed_equals_undisturbed(method: str, dataset: DatasetFiles, undisturbed, tmp_path: Path):
+    spec, (steps, save, stop) = _spec(method), METHODS[method]
+    run = _stop(tmp_path, dataset, spec, stop)
+    kept = [entry["step"] for entry in read_json(run.resume)["checkpoints"]]
+    assert kept == [k - 1 for k in range(stop // save * save, 0, -save)][:2]
+    random.seed(99)  # another process would have other states
+    np.random.seed(99)
+    torch.manual_seed(99)
+    _, numbers = _train(tmp_path, dataset, spec)
+    assert numbers["sessions"] == 2
+    assert numbers["resume"] == "exact"
+    assert _columns(run) == _columns(undisturbed(method))
+    assert _same(_checkpoint(run), _checkpoint(undisturbed(method)))
+    assert [p.name for p in run.checkpoints.iterdir()] == [checkpoint_path(run, steps - 1).name]
+    assert not run.resume.exists()
+
+
+@pytest.mark.parametrize("step", [17, 16])
+def test_a_step_that_is_stopped_by_a_signal_is_done_again_from_its_beginning(
+    step: int, dataset: DatasetFiles, undisturbed, tmp_path: Path
+):
+    """The proposal networks' schedule and the first callbacks of the step have moved on when the signal comes."""
+    from methods.runner.train import Trainer
+
+    whole = Trainer._gradients
+
+    def saves(self: Any, now: int) -> torch.Tensor:
+        loss = whole(self, now)
+        if now == step:
+            self._stopped()
+            raise Killed
+        return loss
+
+    spec = _spec("hash-nerf")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_gradients", saves)
+        with pytest.raises(Killed):
+            _train(tmp_path, dataset, spec)
+    run, numbers = _train(tmp_path, dataset, spec)
+    assert read_json(run.checkpoint_manifest)["step"] == METHODS["hash-nerf"][0] - 1
+    assert _columns(run) == _columns(undisturbed("hash-nerf"))
+    assert _same(_checkpoint(run), _checkpoint(undisturbed("hash-nerf")))
+    assert numbers["sessions"] == 2
+
+
+def test_a_damaged_checkpoint_is_left_out_for_the_one_before(
+    dataset: DatasetFiles, undisturbed, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    spec = _spec("nerfacto")
+    run = _stop(tmp_path, dataset, spec, 37)
+    newest, older = (checkpoint_path(run, k) for k in (31, 15))
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    caplog.set_level("INFO")
+    _train(tmp_path, dataset, spec)
+    assert f"{newest} is damaged" in caplog.text
+    assert "going on from step 15" in caplog.text
+    assert _same(_checkpoint(run), _checkpoint(undisturbed("nerfacto")))
+    assert not older.exists()
+
+
+def test_without_a_whole_checkpoint_training_starts_again(
+    dataset: DatasetFiles, undisturbed, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    spec = _spec("nerfacto")
+    run = _stop(tmp_path, dataset, spec, 37)
+    checkpoint_path(run, 31).write_bytes(b"nothing of the kind")
+    checkpoint_path(run, 15).unlink()
+    _, numbers = _train(tmp_path, dataset, spec)
+    assert "starts again from step 0" in caplog.text
+    assert numbers["sessions"] == 1
+    assert _same(_checkpoint(run), _checkpoint(undisturbed("nerfacto")))
+
+
+def test_a_damaged_record_of_checkpoints_is_none(dataset: DatasetFiles, undisturbed, tmp_path: Path):
+    spec = _spec("nerfacto")
+    run = _stop(tmp_path, dataset, spec, 37)
+    run.resume.write_text("{")
+    assert _train(tmp_path, dataset, spec)[1]["sessions"] == 1
+    assert _same(_checkpoint(run), _checkpoint(undisturbed("nerfacto")))
+
+
+def test_another_training_does_not_go_on_from_this_ones_checkpoints(dataset: DatasetFiles, tmp_path: Path):
+    _stop(tmp_path, dataset, _spec("nerfacto"), 37)
+    assert _train(tmp_path, dataset, {**_spec("nerfacto"), "seed": 8})[1]["sessions"] == 1
+
+
+def test_other_pictures_are_another_training(tmp_path: Path):
+    from methods.runner.identity import training_identity
+
+    dataset = write_dataset(tmp_path)
+    before = training_identity(dataset, SPEC)
+    assert training_identity(dataset, dict(SPEC)) == before
+    picture = next((tmp_path / "images").iterdir())
+    picture.write_bytes(picture.read_bytes() + b"\0")
+    assert training_identity(dataset, SPEC) != before
+
+
+def test_accumulated_gradients_go_on_too(dataset: DatasetFiles, tmp_path: Path):
+    spec = _spec("vanilla-nerf", **{"gradient_accumulation_steps": {"fields": 4}})
+    whole, _ = _train(tmp_path / "whole", dataset, spec)
+    run = _stop(tmp_path / "stopped", dataset, spec, 7)  # the checkpoint after step 5 lies within steps 4 to 7
+    _train(tmp_path / "stopped", dataset, spec)
+    assert _same(_checkpoint(run), _checkpoint(whole))
+
+
+def test_a_full_disk_ends_training_with_one_line_and_leaves_what_was_saved(
+    dataset: DatasetFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    import errno
+
+    saved, real = [], torch.save
+
+    def full(state: Any, stream: Any, **options: Any) -> None:
+        if not options:  # with some, the config's tensors are written as YAML
+            if saved:
+                stream.write(b"half")
+                raise OSError(errno.ENOSPC, "No space left on device")
+            saved.append(state["step"])
+        real(state, stream, **options)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError, match=r"no space left for .*; what was saved before is whole"):
+        _train(tmp_path, dataset, _spec("nerfacto"))
+    run = run_files(tmp_path)
+    assert [p.name for p in run.checkpoints.iterdir()] == [checkpoint_path(run, 15).name]
+    assert read_json(run.resume)["checkpoints"][0]["step"] == 15
+
+
+def test_a_finished_training_is_recognised_by_its_checkpoint(undisturbed):
+    run = undisturbed("nerfacto")
+    manifest = read_json(run.checkpoint_manifest)
+    numbers = {"steps": manifest["step"] + 1, "checkpoint_sha256": manifest["sha256"]}
+    run.checkpoint_manifest.unlink()  # as Snakemake does before the job
+    assert is_final(run, numbers)
+    assert read_json(run.checkpoint_manifest) == manifest
+    assert not is_final(run, {**numbers, "checkpoint_sha256": "0" * 64})
+    assert not is_final(run, {**numbers, "steps": 7})
