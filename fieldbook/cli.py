@@ -19,7 +19,7 @@ from fieldbook.commands import run, scene, study
 from fieldbook.errors import FieldbookError
 from fieldbook.status import Status
 
-DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 COMMANDS = {
     f.__name__.replace("_", "-"): f
     for f in (
@@ -51,9 +51,10 @@ def main(argv: list[str]) -> int:
         print(f"fieldbook: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        if debug or error.errno not in DISK_ERRORS:
+        if debug or (error.filename is None and error.errno not in NO_SPACE):
             raise
-        print(f"fieldbook: {error.strerror}: {error.filename}; nothing half-written is left", file=sys.stderr)
+        where = f": {error.filename}" if error.filename is not None else ""
+        print(f"fieldbook: {error.strerror}{where}; what is finished is kept", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("fieldbook: stopped", file=sys.stderr)

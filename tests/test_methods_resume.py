@@ -203,6 +203,9 @@ def test_other_pictures_are_another_training(tmp_path: Path):
     picture = next((tmp_path / "images").iterdir())
     picture.write_bytes(picture.read_bytes() + b"\0")
     assert training_identity(dataset, SPEC) != before
+    picture.unlink()
+    with pytest.raises(UserError, match=f"{picture.name}: missing; put it back, or make the dataset again"):
+        training_identity(dataset, SPEC)
 
 
 def test_accumulated_gradients_go_on_too(dataset: DatasetFiles, tmp_path: Path):

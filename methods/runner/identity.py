@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from fieldbook.errors import UserError
 from fieldbook.files import read_json, sha256_file
 from fieldbook.layout import DatasetFiles, RunFiles
 from fieldbook.versions import versions
@@ -24,6 +25,9 @@ def training_identity(dataset: DatasetFiles, spec: dict[str, Any]) -> str:
     Args:
         dataset: The dataset's files; every picture and mask is read.
         spec: The run's.
+
+    Raises:
+        UserError: A file that the dataset names is missing.
     """
     return _hash(spec=spec, dataset=_pictures(dataset))
 
@@ -59,6 +63,8 @@ def _pictures(dataset: DatasetFiles) -> dict[str, str]:
     meta, folder = read_json(dataset.transforms), dataset.transforms.parent
     names = {frame[key] for frame in meta["frames"] for key in ("file_path", "mask_path") if key in frame}
     names |= {meta[key] for key in ("ply_file_path", "scene_json") if key in meta}
-    files = {name: folder / name for name in sorted(names)}
-    hashes = {name: sha256_file(path) for name, path in files.items() if path.is_file()}
-    return {"transforms": sha256_file(dataset.transforms), **hashes}
+    missing = [name for name in sorted(names) if not (folder / name).is_file()]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise UserError(f"{folder / missing[0]}{more}: missing; put it back, or make the dataset again")
+    return {"transforms": sha256_file(dataset.transforms), **{n: sha256_file(folder / n) for n in sorted(names)}}
