@@ -1,7 +1,7 @@
 """hash-nerf against nerfstudio's nerfacto on its torch fallback: training rays per second, and PSNR over wall time.
 
     python benchmarks/bm_training.py --quick
-    python benchmarks/bm_training.py --json benchmarks/results/training.json
+    python benchmarks/bm_training.py --scenes lego --json benchmarks/results/training-lego.json
     python benchmarks/bm_training.py --scenes lego --device cuda --until 30 33 35
 
 The scenes are made by the workflow (``snakemake --until dataset``) and kept under results/. The clock stops while the

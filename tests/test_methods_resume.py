@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,20 @@ def test_stopped_and_resumed_equals_undisturbed(method: str, dataset: DatasetFil
     assert not run.resume.exists()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("draw", range(3))
+@pytest.mark.parametrize("method", METHODS)
+def test_stopped_twice_anywhere_equals_undisturbed(
+    method: str, draw: int, dataset: DatasetFiles, undisturbed, tmp_path: Path
+):
+    chance = random.Random(f"{method} {draw}")
+    for step in sorted(chance.sample(range(METHODS[method][0]), 2)):
+        run = _stop(tmp_path, dataset, _spec(method), step)
+    _train(tmp_path, dataset, _spec(method))
+    assert _columns(run) == _columns(undisturbed(method))
+    assert _same(_checkpoint(run), _checkpoint(undisturbed(method)))
+
+
 @pytest.mark.parametrize("step", [17, 16])
 def test_a_step_that_is_stopped_by_a_signal_is_done_again_from_its_beginning(
     step: int, dataset: DatasetFiles, undisturbed, tmp_path: Path
@@ -206,6 +221,28 @@ def test_other_pictures_are_another_training(tmp_path: Path):
     picture.unlink()
     with pytest.raises(UserError, match=f"{picture.name}: missing; put it back, or make the dataset again"):
         training_identity(dataset, SPEC)
+
+
+def test_a_picture_that_goes_missing_ends_with_one_line_and_all_is_well_once_it_is_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    from fieldbook.cli import main
+    from fieldbook.status import OK, Status, write_status
+
+    (tmp_path / "study").mkdir()
+    dataset = write_dataset(tmp_path / "study")
+    write_status(dataset.status(), Status(OK, "dataset"))
+    run = RunFiles(dataset.root / "nerfacto" / "run")
+    command = ["train", str(run.root), "--spec", json.dumps(_spec("nerfacto", max_num_iterations=4))]
+    picture = dataset.root / "images" / "frame_00003.png"
+    content = picture.read_bytes()
+    picture.unlink()
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert error == f"fieldbook: {picture}: missing; put it back, or make the dataset again\n"
+    assert not run.status("train").exists()
+    picture.write_bytes(content)
+    assert main(command) == 0
 
 
 def test_accumulated_gradients_go_on_too(dataset: DatasetFiles, tmp_path: Path):
