@@ -24,6 +24,7 @@ include: "workflow/rules/study.smk"
 rule all:
     input:
         STUDY.files.report.as_posix(),
+        STUDY.files.sync.as_posix(),
         # Asked for by name: Snakemake does not miss a run that is gone as long as the report made from it is there.
         all_scores,
     default_target: True

@@ -30,6 +30,7 @@ MARKER = "dataparser_transforms.json"
 MUST = 0.4
 """Ours over nerfstudio's."""
 HELP_S, PLAN_S = 0.5, 60.0
+PATIENCE_S = 200.0
 
 
 def write_scene(folder: Path) -> Path:
@@ -70,14 +71,17 @@ def random_alexnet(torch_home: Path) -> None:
 def until_ready(command: list[str], out: Path, environment: dict[str, str]) -> float:
     """Seconds until the marker appears under a folder; the process is then stopped."""
     started = time.perf_counter()
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    while not any(out.rglob(MARKER)):
-        if process.poll() is not None and not any(out.rglob(MARKER)):
-            raise SystemExit(f"{' '.join(command)} ended: {process.stderr.read()[-2000:]}")  # pyright: ignore
-        time.sleep(0.005)
-    seconds = time.perf_counter() - started
-    process.kill()
-    process.communicate()
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(command, env=environment, stdout=said, stderr=said)
+        while not any(out.rglob(MARKER)):
+            if process.poll() is not None or time.perf_counter() - started > PATIENCE_S:
+                process.kill()
+                said.seek(0)
+                raise SystemExit(f"{' '.join(command)} never began: {said.read()[-2000:]}")
+            time.sleep(0.005)
+        seconds = time.perf_counter() - started
+        process.terminate()
+        process.wait()
     return seconds
 
 

@@ -12,8 +12,11 @@ from typing import Any
 import numpy as np
 
 from data.poses import Camera, opengl_from_opencv
+from fieldbook import shapes
+from fieldbook.documents import Document, read_document
 from fieldbook.errors import UserError
-from fieldbook.files import read_json, write_json
+from fieldbook.files import write_json
+from fieldbook.shapes import many, number, positive, record, text
 
 TRAJECTORY_FORMAT = "nerfbaselines-v1"
 
@@ -83,19 +86,14 @@ def read_camera_path(path: Path) -> CameraPath:
     Raises:
         UserError: Missing file or key, a camera type other than perspective, or no views.
     """
-    value = read_json(path)
+    value = read_document(path, _CAMERA_PATH)
     kind = value.get("camera_type", "perspective")
     if kind.lower() != "perspective":
         raise UserError(f"{path}: camera_type is {kind!r}; only perspective paths are read")
-    try:
-        width, height = int(value["render_width"]), int(value["render_height"])
-        frames = value["camera_path"]
-        poses = [np.array(f["camera_to_world"], dtype=np.float64).reshape(4, 4) for f in frames]
-        cameras = tuple(_camera_from_fov(width, height, f["fov"]) for f in frames)
-        seconds = float(value["seconds"])
-    except (KeyError, ValueError, TypeError) as error:
-        raise _not_a_path(path, "nerfstudio camera path", error) from None
-    return CameraPath(_stack(path, poses), cameras, len(poses) / seconds)
+    width, height, frames = value["render_width"], value["render_height"], value["camera_path"]
+    poses = [np.array(f["camera_to_world"], dtype=np.float64).reshape(4, 4) for f in frames]
+    cameras = tuple(_camera_from_fov(width, height, f["fov"]) for f in frames)
+    return CameraPath(_stack(path, poses), cameras, len(poses) / value["seconds"])
 
 
 def _camera_from_fov(width: int, height: int, vertical_fov_deg: float) -> Camera:
@@ -130,18 +128,14 @@ def read_trajectory(path: Path) -> CameraPath:
     Raises:
         UserError: Missing file or key, another format or camera model, or no views.
     """
-    value = read_json(path)
+    value = read_document(path, _TRAJECTORY)
     for key, wanted in (("format", TRAJECTORY_FORMAT), ("camera_model", "pinhole")):
         if value.get(key) != wanted:
             raise UserError(f"{path}: {key} is {value.get(key)!r}; only {wanted!r} is read")
-    try:
-        width, height = (int(n) for n in value["image_size"])
-        poses = [_pose_from_3x4(f["pose"]) for f in value["frames"]]
-        cameras = tuple(Camera(width, height, *map(float, f["intrinsics"])) for f in value["frames"])
-        fps = float(value["fps"])
-    except (KeyError, ValueError, TypeError) as error:
-        raise _not_a_path(path, "nerfbaselines trajectory", error) from None
-    return CameraPath(_stack(path, poses), cameras, fps)
+    (width, height), frames = value["image_size"], value["frames"]
+    poses = [_pose_from_3x4(f["pose"]) for f in frames]
+    cameras = tuple(Camera(width, height, *map(float, f["intrinsics"])) for f in frames)
+    return CameraPath(_stack(path, poses), cameras, float(value["fps"]))
 
 
 def _pose_from_3x4(flat: list[float]) -> np.ndarray:
@@ -155,5 +149,47 @@ def _stack(path: Path, poses: list[np.ndarray]) -> np.ndarray:
     return np.stack(poses)
 
 
-def _not_a_path(path: Path, kind: str, error: Exception) -> UserError:
-    return UserError(f"{path} is not a {kind}: {type(error).__name__} {error}; write it again with its tool")
+def _matrix(value: Any, where: str) -> None:
+    """A pose, its four rows one after the other or each a list."""
+    if isinstance(value, list) and len(value) == 16:
+        value = [value[k : k + 4] for k in range(0, 16, 4)]
+    shapes.pose(value, where)
+
+
+def _top_of_matrix(value: Any, where: str) -> None:
+    """The first three rows of a pose, one after the other."""
+    many(number, 12, 12)(value, where)
+    shapes.pose([*(value[k : k + 4] for k in range(0, 12, 4)), [0, 0, 0, 1]], where)
+
+
+def _intrinsics(value: Any, where: str) -> None:
+    """fx, fy, cx, cy."""
+    many(number, 4, 4)(value, where)
+    many(positive)(value[:2], where)
+
+
+_AGAIN = "write it again with its tool"
+_CAMERA_PATH = Document(
+    record(
+        {
+            "render_width": shapes.side,
+            "render_height": shapes.side,
+            "seconds": positive,
+            "camera_path": many(record({"camera_to_world": _matrix, "fov": shapes.between(0, 180)})),
+        },
+        {"camera_type": text},
+    ),
+    _AGAIN,
+)
+_TRAJECTORY = Document(
+    record(
+        {
+            "format": text,
+            "camera_model": text,
+            "image_size": many(shapes.side, 2, 2),
+            "fps": positive,
+            "frames": many(record({"pose": _top_of_matrix, "intrinsics": _intrinsics})),
+        }
+    ),
+    _AGAIN,
+)

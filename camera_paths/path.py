@@ -13,7 +13,8 @@ from camera_paths.spec import check_on_sphere, check_path_spec
 from camera_paths.spiral import spiral
 from data.images import scaled_size
 from data.poses import Camera
-from fieldbook.files import atomic_dir, read_json
+from fieldbook.documents import CAPTURE, SCENE, read_document
+from fieldbook.files import atomic_dir
 from fieldbook.layout import PathFiles, SceneFiles
 
 
@@ -91,9 +92,9 @@ def make_path(scene: SceneFiles, out: PathFiles, spec: dict[str, Any], long_side
         UserError: The spec is wrong, or a scene file is missing.
     """
     spec = check_path_spec(out.root.name, spec)
-    frame = read_json(scene.scene)
+    frame = read_document(scene.scene, SCENE)
     poses, camera = build_path(spec, frame), path_camera(Camera(**frame["camera"]), long_side)
-    has_truth = bool(read_json(scene.capture)["truth"])
+    has_truth = bool(read_document(scene.capture, CAPTURE)["truth"])
     if has_truth:
         # Only a synthetic capture pays for the renderer's import.
         from data.synthetic.truth import render_path_truth

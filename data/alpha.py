@@ -10,8 +10,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
+from data.pictures import open_picture
 from fieldbook.errors import UserError, nearest
 
 BACKGROUNDS = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0)}
@@ -56,10 +56,13 @@ def read_shown(path: Path, background: str | None) -> np.ndarray:
     """Read a picture as a person is to see it: uint8 RGB ``[h, w, 3]``, blended where it has an alpha channel.
 
     Args:
-        path: The picture; must be readable.
+        path: The picture.
         background: Name of the background; ``None`` for pictures without alpha.
+
+    Raises:
+        UserError: See ``open_picture``.
     """
-    with Image.open(path) as image:
+    with open_picture(path) as image:
         if background is not None and "A" in image.getbands():
             return blend_uint8(np.asarray(image.convert("RGBA")), background)
         return np.asarray(image.convert("RGB"))

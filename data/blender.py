@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from fieldbook.errors import UserError
-from fieldbook.files import read_json
+from fieldbook.files import inside, read_json
+from fieldbook.shapes import is_number, is_pose
 
 SPLITS = ("train", "test")
 BOX_HALF = 1.5
 """The format keeps what is to be seen within this distance of the world's origin, along each axis (NeRF's release)."""
-ROTATION_TOLERANCE = 1e-3  # published matrices are rotations to 1e-6; a scaled object's are off by its scale
+NARROWEST = 1e-3
+"""Angle of view in radians that is still one; the tangents of what lies below have no use, or no value."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def read_blender(folder: Path) -> BlenderFolder:
 
     Raises:
         UserError: The folder, a JSON file or a picture is missing; a file lacks its camera angle or has no frames; a
-            matrix is no pose; the angles differ; or a picture is listed twice.
+            matrix is no pose; the angles differ; or a picture is listed twice, or lies outside the folder.
     """
     if not folder.is_dir():
         raise UserError(f"no such folder in Blender format: {folder}")
@@ -110,7 +112,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _angle(path: Path, document: dict[str, Any]) -> float:
     angle: Any = document.get("camera_angle_x")
-    if not _is_number(angle) or not 0 < angle < math.pi:
+    if not is_number(angle) or not NARROWEST < angle < math.pi - NARROWEST:
         given = "has no camera_angle_x" if angle is None else f"has camera_angle_x {angle!r}"
         raise UserError(f"{path} {given}; give the horizontal angle of view in radians, between 0 and pi")
     return float(angle)
@@ -121,32 +123,13 @@ def _frame(path: Path, split: str, entry: Any) -> BlenderFrame:
     if not isinstance(name, str) or not name:
         raise UserError(f"{path}: a frame has no file_path; each needs file_path and transform_matrix")
     matrix: Any = entry.get("transform_matrix")
-    if not _is_pose(matrix):
+    if not is_pose(matrix):
         raise UserError(
             f"{path}: transform_matrix of {name} is no pose; give 4 rows of 4 numbers, a rotation without scale and a "
             "translation, camera to world"
         )
-    picture = path.parent / (name if name.lower().endswith(".png") else f"{name}.png")
+    picture = inside(path.parent, name if name.lower().endswith(".png") else f"{name}.png")
     return BlenderFrame(name, picture, split, [[float(v) for v in row] for row in matrix])
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_pose(matrix: Any) -> bool:
-    """Whether a value is 4x4, with a proper rotation and the last row of a rigid transform."""
-    if not isinstance(matrix, list) or [len(r) if isinstance(r, list) else 0 for r in matrix] != [4, 4, 4, 4]:
-        return False
-    if not all(_is_number(value) for row in matrix for value in row) or matrix[3] != [0, 0, 0, 1]:
-        return False
-    x, y, z = ([row[k] for row in matrix[:3]] for k in range(3))
-    products = [(x, x, 1), (y, y, 1), (z, z, 1), (x, y, 0), (y, z, 0), (z, x, 0), (_cross(x, y), z, 1)]
-    return all(abs(sum(p * q for p, q in zip(a, b, strict=True)) - e) < ROTATION_TOLERANCE for a, b, e in products)
-
-
-def _cross(a: list[float], b: list[float]) -> list[float]:
-    return [a[i - 2] * b[i - 1] - a[i - 1] * b[i - 2] for i in range(3)]
 
 
 def _check_pictures(frames: list[BlenderFrame]) -> None:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from data.pictures import picture_size
 from data.poses import Camera, Sim3
+from fieldbook.documents import FRAMES, POSES, REFERENCE, SCENE, SPLITS, read_document
 from fieldbook.errors import UserError
-from fieldbook.files import atomic_path, read_json, write_json
+from fieldbook.files import atomic_path, write_json
 from fieldbook.layout import DatasetFiles, PoseFiles, SceneFiles
 
 NO_MASK = "none"
@@ -40,9 +41,9 @@ def make_dataset(scene: SceneFiles, poses: PoseFiles, out: DatasetFiles, long_si
         UserError: A picture or mask is missing, or a frame is in both splits.
     """
     frame, subset, reference = (
-        read_json(scene.scene),
-        read_json(poses.poses),
-        read_json(scene.reference_poses),
+        read_document(scene.scene, SCENE),
+        read_document(poses.poses, POSES),
+        read_document(scene.reference_poses, REFERENCE),
     )
     train, test = subset["poses"], _test_poses(scene, frame, reference)
     _check_disjoint(train, test)
@@ -59,7 +60,7 @@ def make_dataset(scene: SceneFiles, poses: PoseFiles, out: DatasetFiles, long_si
         "test_filenames": [f["file_path"] for f in test_frames],
         "scene_json": _relative(scene.scene, out.root),
     }
-    if background := read_json(scene.frames_index).get("background"):
+    if background := read_document(scene.frames_index, FRAMES).get("background"):
         value["background"] = background
     has_points = _copy_points(poses.points, out.points)
     if has_points:
@@ -72,7 +73,7 @@ def make_dataset(scene: SceneFiles, poses: PoseFiles, out: DatasetFiles, long_si
 def _test_poses(scene: SceneFiles, frame: dict[str, Any], reference: dict[str, Any]) -> dict[str, np.ndarray]:
     """Poses ``[4, 4]`` of the test frames in the scene frame; always the reference's."""
     scene_from_colmap = Sim3.from_json(frame["scene_from_colmap"])
-    names = read_json(scene.splits)["test"]
+    names = read_document(scene.splits, SPLITS)["test"]
     if unknown := [n for n in names if n not in reference["poses"]]:
         raise UserError(f"{scene.splits} lists {unknown[0]}, which the reference has no pose for; make it again")
     return {n: scene_from_colmap.poses(np.array(reference["poses"][n], dtype=np.float64)) for n in names}
@@ -90,7 +91,7 @@ def _frame_writer(
 
     def entry(name: str, pose: np.ndarray, camera: Camera) -> dict[str, Any]:
         picture = images / name
-        scaled = camera.scaled(*_picture_size(picture))
+        scaled = camera.scaled(*picture_size(_existing(picture, "picture")))
         value = {
             "file_path": _relative(picture, root),
             "transform_matrix": pose.tolist(),
@@ -112,11 +113,6 @@ def _existing(path: Path, what: str) -> Path:
     if not path.is_file():
         raise UserError(f"no such {what}: {path}; make the scene's {what}s of this size first")
     return path
-
-
-def _picture_size(path: Path) -> tuple[int, int]:
-    with Image.open(_existing(path, "picture")) as picture:  # reads the header only
-        return picture.size
 
 
 def _relative(path: Path, root: Path) -> str:

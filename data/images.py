@@ -9,8 +9,10 @@ import cv2
 import numpy as np
 
 from data.alpha import shrink_straight
+from data.pictures import load_picture
+from fieldbook.documents import FRAMES, read_document
 from fieldbook.errors import UserError
-from fieldbook.files import atomic_dir, read_json
+from fieldbook.files import atomic_dir
 from fieldbook.layout import SceneFiles
 
 
@@ -57,7 +59,7 @@ def scale_masks(files: SceneFiles, mask: str, long_side: int) -> dict[str, int]:
 
 
 def _scale(files: SceneFiles, source: Path, target: Path, long_side: int, is_mask: bool) -> dict[str, int]:
-    index = read_json(files.frames_index)
+    index = read_document(files.frames_index, FRAMES)
     width, height = index["width"], index["height"]
     if long_side:
         width, height = scaled_size(width, height, long_side)
@@ -68,9 +70,7 @@ def _scale(files: SceneFiles, source: Path, target: Path, long_side: int, is_mas
 def _scale_folder(source: Path, target: Path, names: Sequence[str], size: tuple[int, int], is_mask: bool) -> None:
     with atomic_dir(target) as out:
         for name in names:
-            picture = cv2.imread(str(source / name), cv2.IMREAD_GRAYSCALE if is_mask else cv2.IMREAD_UNCHANGED)
-            if picture is None:
-                raise UserError(f"{source / name} is missing or damaged; delete {source} and make it again")
+            picture = load_picture(source / name, cv2.IMREAD_GRAYSCALE if is_mask else cv2.IMREAD_UNCHANGED)
             if picture.ndim == 3 and picture.shape[2] == 4:
                 scaled = shrink_straight(picture, size)
             else:

@@ -21,13 +21,20 @@ import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
+from data.pictures import MAX_PIXELS, check_pixels, open_picture
 from fieldbook.errors import UserError
 
 LUMA_LONG_SIDE = 960  # sharpness and exposure are measured at this size at most
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 _EXIF_ORIENTATION = 0x0112
+# FFmpeg goes by content, not by name: a playlist in text would make it open other files, or addresses of the network.
+CONTAINERS = (
+    *("mov", "mp4", "matroska", "webm", "avi", "mpegts", "mpeg", "mpegvideo", "flv", "asf", "ogg", "mxf", "nut", "ivf"),
+    *("h264", "hevc", "av1", "obu", "mjpeg", "dv", "gif", "apng", "rm", "wtv", "gxf", "swf", "yuv4mpegpipe"),
+)
+_OPTIONS = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file"}
 
 
 @dataclass(frozen=True)
@@ -82,17 +89,22 @@ class VideoSource:
         if not self.path.is_file():
             raise UserError(f"no such video file: {self.path}")
         try:
-            container = av.open(str(self.path))
+            # With its protocol, for a name may look like another one's; tags are in any encoding, or in none.
+            container = av.open(f"file:{self.path}", options=_OPTIONS, metadata_errors="replace")
         except (av.FFmpegError, OSError) as error:
-            raise UserError(f"{self.path} is no readable video ({_reason(error)}); copy it again") from None
+            raise UserError(
+                f"{self.path} is no readable video ({_reason(error)}); copy it again, or export it as MP4 "
+                "(a folder of images is capture kind 'images')"
+            ) from None
         with container:
-            name = container.format.name
-            # FFmpeg also "plays" text files (as ANSI art) and single images.
-            if name == "tty" or name.startswith("image2") or name.endswith("_pipe"):
-                raise UserError(f"{self.path} is not a video (a folder of images is capture kind 'images')")
             stream = next((s for s in container.streams.video if not _is_cover_art(s)), None)
             if stream is None:
                 raise UserError(f"{self.path} has no video stream, only sound or cover art")
+            if stream.codec_context is None:
+                raise UserError(f"{self.path} has pictures in an unknown form; export it as MP4 with H.264")
+            if stream.width and stream.height:  # some containers do not say it
+                check_pixels(self.path, stream.width, stream.height)
+            stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # of frames that differ from the header
             stream.thread_type = "AUTO" if self.trusted else "SLICE"
             yield container, stream
 
@@ -101,7 +113,7 @@ class VideoSource:
         self.errors = self.skipped = 0
         with self.open() as (container, stream):
             start = (container.start_time or 0) / av.time_base
-            index, broken = 0, False
+            index, broken, size = 0, False, None
             for frame in self._decode(container, stream):
                 broken = frame is None or frame.is_corrupt or (broken and not frame.key_frame)
                 if frame is None:
@@ -109,7 +121,13 @@ class VideoSource:
                 if broken:
                     self.errors += 1
                     continue
-                yield _video_frame(frame, index, start, stream)
+                size = size or (frame.width, frame.height)
+                if (frame.width, frame.height) != size:
+                    raise UserError(
+                        f"{self.path} changes from {size[0]}x{size[1]} to {frame.width}x{frame.height} pixels at frame "
+                        f"{index}; cut it there, or export it in one size"
+                    )
+                yield _video_frame(self.path, frame, index, start, stream)
                 index += 1
 
     def _decode(self, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame | None]:
@@ -141,10 +159,11 @@ def _is_cover_art(stream: VideoStream) -> bool:
     return "attached_pic" in str(stream.disposition)
 
 
-def _video_frame(frame: VideoFrame, index: int, start: float, stream: VideoStream) -> SourceFrame:
+def _video_frame(path: Path, frame: VideoFrame, index: int, start: float, stream: VideoStream) -> SourceFrame:
     width, height = frame.width, frame.height
     ratio = stream.codec_context.sample_aspect_ratio or 1
     shown = (max(1, round(width * ratio)), height)
+    check_pixels(path, *shown)
 
     def rgb() -> np.ndarray:
         picture = frame.reformat(width=shown[0], height=shown[1], format="rgb24").to_ndarray()
@@ -221,19 +240,8 @@ def natural_key(name: str) -> list[Any]:
     return [[int(p) if i % 2 else p for i, p in enumerate(parts)], name]
 
 
-@contextmanager
-def _open_image(path: Path) -> Iterator[Image.Image]:
-    try:
-        with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):  # Pillow would clip these to white
-                raise UserError(f"{path} has more than 8 bits per pixel; convert it to 8-bit RGB")
-            yield image
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for damaged files
-        raise UserError(f"{path} is not a readable image ({error}); replace or remove it") from None
-
-
 def _checked_size(path: Path) -> tuple[int, int]:
-    with _open_image(path) as image:
+    with open_picture(path) as image:
         width, height = image.size
         turned = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
         image.draft("L", (64, 64))  # JPEG only: decodes coarsely, which still meets a truncated end
@@ -247,7 +255,7 @@ def has_alpha(path: Path) -> bool:
     Raises:
         UserError: Not a readable image of 8 bits per channel.
     """
-    with _open_image(path) as image:
+    with open_picture(path) as image:
         return image.has_transparency_data
 
 
@@ -260,7 +268,7 @@ def read_picture(path: Path, mode: Literal["RGB", "RGBA"]) -> Callable[[], np.nd
 
     def picture() -> np.ndarray:
         if not cache:
-            with _open_image(path) as image:
+            with open_picture(path) as image:
                 cache.append(np.asarray(ImageOps.exif_transpose(image).convert(mode)))
         return cache[0]
 

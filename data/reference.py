@@ -12,7 +12,9 @@ from data.colmap import RAW_CAMERA, SfmOptions
 from data.poses import GIVEN_SPACE
 from data.sfm import SfmResult, reconstruct
 from data.undistort import undistort_folder
-from fieldbook.files import atomic_dir, read_json, write_json
+from fieldbook.documents import FRAMES, read_document
+from fieldbook.errors import UserError
+from fieldbook.files import atomic_dir, write_json
 from fieldbook.layout import SceneFiles
 
 
@@ -34,7 +36,7 @@ def make_reference(files: SceneFiles, spec: dict[str, Any]) -> dict[str, Any]:
     Raises:
         Infeasible: COLMAP finds no model, or its lens cannot be undistorted.
     """
-    index = read_json(files.raw_index)
+    index = read_document(files.raw_index, FRAMES)
     if "camera" in index:
         return _take_given(files, index)
     names = [frame["name"] for frame in index["frames"]]
@@ -66,11 +68,13 @@ def make_reference(files: SceneFiles, spec: dict[str, Any]) -> dict[str, Any]:
 def _take_given(files: SceneFiles, index: dict[str, Any]) -> dict[str, Any]:
     """The capture's own camera and poses (``raw.json``, world's OpenGL axes) become the reference of all its frames."""
     poses = {frame["name"]: frame["transform_matrix"] for frame in index["frames"]}
+    numbers = {"requested": len(poses), "registered": len(poses), "mean_reprojection_error": None}
+    given = {"space": GIVEN_SPACE, "camera": index["camera"], "box": index["box"], "poses": poses}
+    if missing := [name for name in poses if not (files.raw / name).is_file()]:
+        raise UserError(f"{files.raw / missing[0]} is missing; make the frames again with `fieldbook frames`")
     with atomic_dir(files.frames) as folder:
         for name in poses:
             shutil.copyfile(files.raw / name, folder / name)
-    numbers = {"requested": len(poses), "registered": len(poses), "mean_reprojection_error": None}
-    given = {"space": GIVEN_SPACE, "camera": index["camera"], "box": index["box"], "poses": poses}
     with atomic_dir(files.reference) as folder:
         write_json(folder / files.reference_poses.name, {**given, **numbers, "unregistered": []})
     write_json(files.frames_index, index)

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pycolmap
 
 from data.bounds import bounds_of_box, bounds_of_points, near_far_of_box, near_far_of_points
+from data.colmap_model import read_model
 from data.point_of_interest import (
     axes_meeting,
     mean_direction,
@@ -35,8 +35,9 @@ from data.point_of_interest import (
 from data.points import write_points
 from data.poses import GIVEN_SPACE, Camera, Sim3, project
 from data.robust_geometry import Meeting, Plane, direction_spread_rad
+from fieldbook.documents import REFERENCE, read_document
 from fieldbook.errors import Infeasible, UserError
-from fieldbook.files import read_json, write_json
+from fieldbook.files import write_json
 from fieldbook.layout import SceneFiles
 
 log = logging.getLogger(__name__)
@@ -220,7 +221,7 @@ def read_cloud(model: Path, names: list[str]) -> Cloud:
         model: Folder with the COLMAP model.
         names: Picture names in the order of the poses; observations by others are left out.
     """
-    reconstruction = pycolmap.Reconstruction(str(model))
+    reconstruction = read_model(model)
     index = {name: k for k, name in enumerate(names)}
     # The model is of the raw frames, whose names are those of the undistorted ones.
     camera_of_image = {i: index.get(image.name, -1) for i, image in reconstruction.images.items()}
@@ -249,7 +250,7 @@ def make_scene_frame(files: SceneFiles, spec: dict[str, Any]) -> dict[str, Any]:
         Infeasible: The optical axes do not meet and no POI is given.
         UserError: The reference's poses are missing, or the POI is in no picture or outside a given box.
     """
-    reference = read_json(files.reference_poses)
+    reference = read_document(files.reference_poses, REFERENCE)
     names = sorted(reference["poses"])
     poses = np.array([reference["poses"][n] for n in names], dtype=np.float64).reshape(-1, 4, 4)
     if not names:

@@ -14,6 +14,7 @@ import pycolmap
 
 from data import colmap
 from data.colmap import SfmOptions
+from data.pictures import picture_size
 from fieldbook.errors import Infeasible, UserError
 
 FEWEST_IMAGES = {"incremental": 2, "hierarchical": 2, "global": 3}
@@ -113,6 +114,6 @@ def _colmap_masks(image_dir: Path, names: Sequence[str], mask_dir: Path, out: Pa
         if source.is_file():
             shutil.copyfile(source, out / f"{name}.png")
         else:
-            height, width = cv2.imread(str(image_dir / name)).shape[:2]
+            width, height = picture_size(image_dir / name)
             cv2.imwrite(str(out / f"{name}.png"), np.full((height, width), 255, np.uint8))
     return out

@@ -25,8 +25,9 @@ from data.poses import GIVEN_SPACE, Camera, Sim3
 from data.sfm import SfmResult, reconstruct
 from data.subsets import frame_number, gap_ratio, subset
 from data.triangulate import triangulate_subset
-from fieldbook.errors import Infeasible
-from fieldbook.files import read_json, write_json
+from fieldbook.documents import REFERENCE, SCENE, SPLITS, read_document
+from fieldbook.errors import Infeasible, UserError
+from fieldbook.files import write_json
 from fieldbook.layout import PoseFiles, SceneFiles
 
 MIN_SHARE = 0.5  # of the frames asked for that must be left
@@ -84,11 +85,15 @@ def make_poses(files: SceneFiles, pose_files: PoseFiles, spec: dict[str, Any], r
         Infeasible: The pool is too small, COLMAP finds no model or less than half of the frames, the model does
             not fit the reference within ``sfm.max_rotation_residual_deg`` and ``sfm.max_centre_residual``, or
             ``subset`` is asked of a capture whose poses are given.
+        UserError: A file of the scene is missing or damaged, or two of them disagree.
     """
-    splits, scene, reference = (read_json(p) for p in (files.splits, files.scene, files.reference_poses))
+    splits = read_document(files.splits, SPLITS)
+    scene, reference = read_document(files.scene, SCENE), read_document(files.reference_poses, REFERENCE)
     names = subset(splits, request.count, request.draw)
     scene_from_colmap = Sim3.from_json(scene["scene_from_colmap"])
     cameras = {n: scene_from_colmap.poses(np.array(p)) for n, p in reference["poses"].items()}
+    if unknown := [n for n in names if n not in cameras]:
+        raise UserError(f"{files.splits} lists {unknown[0]}, which the reference has no pose for; make it again")
     options = SfmOptions.from_spec(spec["sfm"], seed=request.sfm_seed)
     pose_files.root.mkdir(parents=True, exist_ok=True)
     camera = Camera(**reference["camera"])

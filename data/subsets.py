@@ -12,13 +12,15 @@ from __future__ import annotations
 import heapq
 import re
 from collections.abc import Iterable, Sequence
+from fractions import Fraction
 from itertools import pairwise
 from math import floor
 from pathlib import Path
 from typing import Any, Literal
 
+from fieldbook.documents import FRAMES, REFERENCE, read_document
 from fieldbook.errors import Infeasible, UserError
-from fieldbook.files import read_json, write_json
+from fieldbook.files import read_json, user_path, write_json
 from fieldbook.layout import SceneFiles
 
 MIN_REGISTERED = 0.9
@@ -34,7 +36,7 @@ def parse_count(value: int | str) -> tuple[Literal["frames", "percent"], int]:
         UserError: Anything else.
     """
     text = "" if isinstance(value, bool) else str(value).strip()
-    match = re.fullmatch(r"([0-9]+)\s*(%|pct)?", text)
+    match = re.fullmatch(r"([0-9]{1,9})\s*(%|pct)?", text)
     number = 100 if text == "all" else int(match[1]) if match else 0
     unit = "percent" if text == "all" or (match and match[2]) else "frames"
     if number < 1 or (unit == "percent" and number > 100):
@@ -135,7 +137,8 @@ def even_positions(pool_size: int, count: int, draw: int = 0) -> list[int]:
     Draws above 0 take the points at ``phase(draw)`` of ``count`` equal windows.
     """
     if draw:
-        return [floor((i + phase(draw)) * pool_size / count) for i in range(count)]
+        start = Fraction(phase(draw))  # exact: a float's rounding would shift some of the windows and not others
+        return [floor((i + start) * pool_size / count) for i in range(count)]
     last = max(count - 1, 1)
     return [(2 * i * (pool_size - 1) + last) // (2 * last) for i in range(count)]
 
@@ -189,9 +192,9 @@ def make_splits(files: SceneFiles, spec: dict[str, Any]) -> dict[str, Any]:
         UserError: The rule or the file leaves a list empty, or the file is not usable.
         Infeasible: Fewer than 90 % of the frames registered, or none of a list did.
     """
-    frames = read_json(files.frames_index)["frames"]
+    frames = read_document(files.frames_index, FRAMES)["frames"]
     names = [frame["name"] for frame in frames]
-    registered = set(read_json(files.reference_poses)["poses"])
+    registered = set(read_document(files.reference_poses, REFERENCE)["poses"])
     unregistered = [name for name in names if name not in registered]
     _check_registered(len(names) - len(unregistered), len(names))
     lists = _lists(frames, names, spec["split"])
@@ -209,7 +212,7 @@ def make_splits(files: SceneFiles, spec: dict[str, Any]) -> dict[str, Any]:
 def _lists(frames: list[dict[str, Any]], names: Sequence[str], split: dict[str, Any]) -> tuple[list[str], list[str]]:
     """Training and test names: of the user's file, else the frames' own split, else by the rule."""
     if split["file"]:
-        return _from_file(Path(split["file"]), names)
+        return _from_file(user_path(split["file"]), names)
     if any("split" in frame for frame in frames):
         train, test = ([frame["name"] for frame in frames if frame["split"] == part] for part in ("train", "test"))
         return train, test
@@ -236,7 +239,7 @@ def _from_rule(names: Sequence[str], every: int) -> tuple[list[str], list[str]]:
 
 
 def _from_file(path: Path, names: Sequence[str]) -> tuple[list[str], list[str]]:
-    value = read_json(path.expanduser())
+    value = read_json(path)
     if not isinstance(value, dict) or not all(isinstance(value.get(key), list) for key in ("train", "test")):
         raise UserError(f'{path} must hold {{"train": [...], "test": [...]}} with frame names or positions')
     train, test = (_named(value[key], f"{path}, {key}", names) for key in ("train", "test"))

@@ -11,6 +11,7 @@ import pycolmap
 
 from data import colmap
 from data.colmap import SfmOptions
+from data.colmap_model import read_model
 
 
 def triangulate_subset(
@@ -43,7 +44,7 @@ def triangulate_subset(
     mapper = colmap.triangulation(options)
     mapper.image_names = list(names)
     model = pycolmap.triangulate_points(
-        _only(pycolmap.Reconstruction(sparse), names), own_database, image_dir, work_dir, True, mapper
+        _only(read_model(sparse), names), own_database, image_dir, work_dir, True, mapper
     )
     shutil.rmtree(work_dir)
     return colmap.model_points(model)

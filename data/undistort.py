@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pycolmap
 
+from data.pictures import load_picture
 from data.poses import Camera
 from fieldbook.errors import Infeasible
 from fieldbook.files import atomic_dir
@@ -87,6 +88,6 @@ def undistort_folder(source: Path, target: Path, names: Sequence[str], camera: p
     maps = undistortion_map(camera, pinhole)
     with atomic_dir(target) as folder:
         for name in names:
-            image = cv2.imread(str(source / name), cv2.IMREAD_COLOR)
+            image = load_picture(source / name, cv2.IMREAD_COLOR)
             cv2.imwrite(str(folder / name), undistort_image(image, maps))
     return pinhole

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -15,8 +16,9 @@ import numpy as np
 from data.blender import check_frame_keys
 from data.blender_source import BlenderSource
 from data.readers import ImageSource, SourceFrame, VideoSource
+from fieldbook.documents import CAPTURE, read_document
 from fieldbook.errors import FieldbookError, UserError, nearest
-from fieldbook.files import atomic_dir, read_json, sha256_file, write_json
+from fieldbook.files import atomic_dir, sha256_file, user_path, write_json
 from fieldbook.layout import SceneFiles
 
 log = logging.getLogger(__name__)
@@ -56,7 +58,7 @@ def ingest(files: SceneFiles, spec: dict[str, Any]) -> dict[str, Any]:
 def _source_path(files: SceneFiles, capture: dict[str, Any]) -> Path:
     if capture["kind"] not in KINDS:
         raise UserError(f"capture.kind {capture['kind']!r} is unknown; {nearest(capture['kind'], KINDS)}")
-    return files.source_video if capture["kind"] == "synthetic" else Path(capture["path"]).expanduser()
+    return files.source_video if capture["kind"] == "synthetic" else user_path(capture["path"])
 
 
 def _probe(path: Path, capture: dict[str, Any]) -> dict[str, Any]:
@@ -133,7 +135,7 @@ def _nominal_count(source: VideoSource, times: list[float | None]) -> int:
         if stream.frames and stream.average_rate:
             seconds.append(float(stream.frames / stream.average_rate))
         if "DURATION" in stream.metadata:  # Matroska
-            seconds.append(_clock_seconds(stream.metadata["DURATION"]))
+            seconds += _clock_seconds(stream.metadata["DURATION"])
     known, rate = _known(times), _rate(times)
     if not seconds or rate is None:
         return len(times) + source.errors
@@ -143,9 +145,10 @@ def _nominal_count(source: VideoSource, times: list[float | None]) -> int:
     return len(times) + max(source.errors, round(tail * rate) - 1 if cut_short else 0)
 
 
-def _clock_seconds(text: str) -> float:
-    hours, minutes, seconds = text.split(":")
-    return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+def _clock_seconds(text: str) -> list[float]:
+    """The seconds of a clock like ``00:01:02.5``; none of a tag that is something else."""
+    found = re.fullmatch(r"(\d{1,6}):(\d\d):(\d\d(?:\.\d+)?)", text.strip())
+    return [3600 * int(found[1]) + 60 * int(found[2]) + float(found[3])] if found else []
 
 
 def extract(files: SceneFiles, spec: dict[str, Any]) -> dict[str, Any]:
@@ -163,7 +166,7 @@ def extract(files: SceneFiles, spec: dict[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: More frames asked for than the source has, or the source has changed since ``capture``.
     """
-    capture = read_json(files.capture)
+    capture = read_document(files.capture, CAPTURE)
     total = capture["frame_count"]
     count = _frame_count(spec["frames"]["count"], total)
     path = _source_path(files, spec["capture"])

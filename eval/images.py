@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from data.alpha import blend, to_uint8
+from data.pictures import load_picture
 from fieldbook.errors import UserError
 
 
@@ -60,10 +61,7 @@ def read_mask(path: Path) -> np.ndarray:
 def _read(path: Path) -> np.ndarray:
     if not path.is_file():
         raise UserError(f"no such picture: {path}; render the run again, or make the dataset again")
-    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if image is None:
-        raise UserError(f"{path} is not a readable picture")
-    return image
+    return load_picture(path, cv2.IMREAD_UNCHANGED)
 
 
 def _describe(image: np.ndarray) -> str:

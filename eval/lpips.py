@@ -9,7 +9,6 @@ resolution (eq. 1).
 from __future__ import annotations
 
 import logging
-import pickle
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +23,9 @@ from torchmetrics.functional.image import lpips as library
 from torchvision.models import AlexNet_Weights, VGG16_Weights
 
 from eval.metrics import check_shapes
+from fieldbook.errors import UserError
 from fieldbook.files import sha256_file
+from methods.runner.tensors import load_tensors
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ TIMEOUT_S = 10.0
 _URL = {"alex": AlexNet_Weights.IMAGENET1K_V1.url, "vgg": VGG16_Weights.IMAGENET1K_V1.url}
 # Below these sides a pooling layer before the last compared features has nothing left to pool.
 MIN_SIDE = {"alex": 31, "vgg": 16}
-_FAILURES = (OSError, HTTPException, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError)
+_FAILURES = (OSError, HTTPException, RuntimeError, ValueError, KeyError, TypeError, UserError)
 
 
 @dataclass(frozen=True)
@@ -155,21 +156,17 @@ def _timeout(seconds: float) -> Iterator[None]:
 
 def _build(net: str, weights: Path) -> library._LPIPS:
     """Build torchmetrics' network with our backbone file and its own heads."""
-    heads = _read_tensors(Path(library.__file__).parent / "lpips_models" / f"{net}.pth")
+    heads = load_tensors(Path(library.__file__).parent / "lpips_models" / f"{net}.pth")
     # On the meta device the backbone's classifier (VGG16: half a gigabyte) is never allocated or initialised.
     with torch.device("meta"):
         model = library._LPIPS(pretrained=False, net=net, pnet_rand=True)  # type: ignore[arg-type]
-    state = {**_backbone_state(model, _read_tensors(weights)), **heads}
+    state = {**_backbone_state(model, load_tensors(weights)), **heads}
     result = model.load_state_dict(state, strict=False, assign=True)
     missing = [key for key in result.missing_keys if not key.startswith("lins.")]  # lins.k is lin<k> again
     if missing or result.unexpected_keys:
         raise ValueError(f"missing {missing}, unexpected {result.unexpected_keys}")
     model.scaling_layer = library.ScalingLayer()
     return model.eval()
-
-
-def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _backbone_state(model: library._LPIPS, published: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -21,11 +21,13 @@ import numpy as np
 
 from eval.metrics import CONVENTIONS, METRICS
 from eval.novelty import novelty
-from eval.scorer import Row, Scorer, Truth
+from eval.scorer import Render, Row, Scorer, Truth
 from eval.statistics import run_means
+from fieldbook.documents import RENDERS, read_document
 from fieldbook.errors import UserError, nearest
-from fieldbook.files import read_json, sha256_file, write_text
+from fieldbook.files import sha256_file, write_text
 from fieldbook.layout import DatasetFiles, RunFiles
+from methods.runner.transforms import read_transforms
 
 if TYPE_CHECKING:  # torch is only needed, and only imported, where LPIPS is asked for
     from eval.lpips import Lpips
@@ -78,15 +80,32 @@ def score(run: RunFiles, dataset: DatasetFiles, truths: dict[str, Path], spec: d
         UserError: Unknown metric; a render, a frame or a truth is missing or has the wrong size; names the
             file.
     """
-    metrics = _checked(spec["metrics"])
-    networks, lpips = _load_networks(metrics, spec.get("weights"), spec.get("device", "auto"))
-    scorer = Scorer(metrics, networks)
+    scorer, lpips = make_scorer(spec)
     known = _read_dataset(dataset)
     rows = list(_score_folder(run.test, TEST, known.test, scorer, known))
     for name, folder in sorted(truths.items()):
         rows += _score_folder(run.path(name), name, folder, scorer, known)
-    write_text(run.images_csv, format_rows(rows))
-    return {**_numbers(rows), **lpips}
+    return write_rows(run.images_csv, rows) | lpips
+
+
+def make_scorer(spec: dict[str, Any]) -> tuple[Scorer, dict[str, Any]]:
+    """The metrics that a spec asks for, and what became of LPIPS, for the status.
+
+    Args:
+        spec: As ``score`` takes it.
+
+    Raises:
+        UserError: Unknown metric.
+    """
+    metrics = _checked(spec["metrics"])
+    networks, lpips = _load_networks(metrics, spec.get("weights"), spec.get("device", "auto"))
+    return Scorer(metrics, networks), lpips
+
+
+def write_rows(path: Path, rows: list[Row]) -> dict[str, Any]:
+    """Write ``images.csv``; the means over the test views and the counts, for the status."""
+    write_text(path, format_rows(rows))
+    return _numbers(rows)
 
 
 def format_rows(rows: Iterable[Row]) -> str:
@@ -132,7 +151,7 @@ def _load_networks(
 
 
 def _read_dataset(files: DatasetFiles) -> Dataset:
-    document = read_json(files.transforms)
+    document = read_transforms(files.transforms)
     try:
         frames = {frame["file_path"]: frame for frame in document["frames"]}
         background = document.get("background")
@@ -154,7 +173,7 @@ def _score_folder(
 ) -> Iterator[Row]:
     """Rows of one folder of renders; ``truth`` per view, or a folder of true pictures that may lack some."""
     index = folder / "renders.json"
-    renders = read_json(index)
+    renders = read_document(index, RENDERS)
     views = {view["name"]: view for view in renders["views"]}
     if isinstance(truth, dict) and truth.keys() != views.keys():
         odd = sorted(truth.keys() ^ views.keys())
@@ -162,7 +181,7 @@ def _score_folder(
     for name, cells in zip(views, _novelty_cells(list(views.values()), known), strict=True):
         fixed = {"split": split, "view": name, "step": renders["step"]}
         costs = {key: views[name][key] for key in ("rays", "seconds")}
-        yield fixed | _view_cells(folder, name, _truth_for(name, truth), scorer) | cells | costs
+        yield fixed | view_cells(Render.of_run(folder, name), _truth_for(name, truth), scorer) | cells | costs
 
 
 def _truth_for(name: str, truth: dict[str, Truth] | Path) -> Truth:
@@ -172,11 +191,15 @@ def _truth_for(name: str, truth: dict[str, Truth] | Path) -> Truth:
     return Truth(path if path.is_file() else None)
 
 
-def _view_cells(folder: Path, name: str, truth: Truth, scorer: Scorer) -> Row:
-    cells = scorer.compare(folder, name, truth)
-    return cells | {
+def view_cells(render: Render, truth: Truth, scorer: Scorer) -> Row:
+    """Metric cells and hashes of one view.
+
+    Raises:
+        UserError: As ``Scorer.compare``.
+    """
+    return scorer.compare(render, truth) | {
         "has_truth": int(truth.image is not None),
-        "prediction_sha256": sha256_file(folder / f"{name}.png"),
+        "prediction_sha256": sha256_file(render.eight),
         "truth_sha256": None if truth.image is None else sha256_file(truth.image),
     }
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+
+from fieldbook.machine import oom_kills
 
 killed: OutOfMemory | None = None
 """How the child of this process ended, if it was for want of memory."""
-VMSTAT = Path("/proc/vmstat")
 _PR_SET_PDEATHSIG = 1
 
 
@@ -36,7 +37,7 @@ def fork_and_watch() -> int | None:
         memory, which ``killed`` then tells.
     """
     global killed
-    kills, parent = _kills(), os.getpid()
+    kills, parent = oom_kills(), os.getpid()
     child = os.fork()
     if child == 0:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -44,19 +45,15 @@ def fork_and_watch() -> int | None:
             os.kill(os.getpid(), signal.SIGTERM)
         return None
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda received, _: os.kill(child, received))
+        signal.signal(number, lambda received, _: _pass_on(child, received))
     _, status, usage = os.wait4(child, 0)
     code = os.waitstatus_to_exitcode(status)
-    if code == -signal.SIGKILL and _kills() > kills:
+    if code == -signal.SIGKILL and oom_kills() > kills:
         killed = OutOfMemory(usage.ru_maxrss >> 10)  # Linux counts it in KiB
         return None
     return 128 - code if code < 0 else code
 
 
-def _kills() -> int:
-    """How many processes the kernel has killed for want of memory since the machine was started."""
-    try:
-        lines = VMSTAT.read_text(encoding="ascii").splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+def _pass_on(child: int, number: int) -> None:
+    with suppress(ProcessLookupError):  # it has just ended
+        os.kill(child, number)

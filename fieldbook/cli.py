@@ -15,7 +15,7 @@ import warnings
 import tyro
 
 from fieldbook import child
-from fieldbook.commands import run, scene, study
+from fieldbook.commands import run, scene, score, study
 from fieldbook.errors import FieldbookError
 from fieldbook.status import Status
 
@@ -25,7 +25,7 @@ COMMANDS = {
     for f in (
         study.plan, run.method, scene.capture, scene.frames, scene.reference, scene.splits, scene.scene_frame,
         scene.mask, scene.images, scene.scaled_mask, scene.poses, scene.dataset, scene.path, run.train, run.render,
-        run.score, study.tables, study.report, study.doctor,
+        score.score, study.tables, study.report, study.sync, study.doctor,
     )
 }  # fmt: skip
 

@@ -6,9 +6,21 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
+LONGEST = 1000  # characters of a message
+
 
 class FieldbookError(Exception):
-    """Base of every error that Fieldbook raises on purpose."""
+    """Base of every error that Fieldbook raises on purpose; its text is one printable line."""
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
+
+
+def one_line(text: str) -> str:
+    """Text as one printable line of bounded length: messages quote files, and a file may hold anything."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    # The beginning says where, the end what to do: what is too long is a value between them.
+    return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
 
 
 class UserError(FieldbookError):

@@ -1,6 +1,7 @@
 """Every path under ``results/`` is made here and nowhere else.
 
-The classes only join names; they neither read nor create anything.
+The classes only join names; they neither create anything nor look into a file. A name is one part of a path and no
+more, wherever it is from: a config, a command line or a file.
 """
 
 from __future__ import annotations
@@ -8,25 +9,39 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from fieldbook.errors import UserError
+from fieldbook.shapes import is_name
+
+
+def part(name: str) -> str:
+    """The name itself, if it can be one part of a path.
+
+    Raises:
+        UserError: It is a path, is hidden, is empty or too long, or cannot be printed.
+    """
+    if not is_name(name):
+        raise UserError(f"{name!r} cannot be the name of a folder or file; take letters, digits, - and _")
+    return name
+
 
 def status_path(folder: Path, stage: str) -> Path:
     """``<stage>.status.json`` in a stage's folder."""
-    return folder / f"{stage}.status.json"
+    return folder / f"{part(stage)}.status.json"
 
 
 def lock_path(folder: Path, stage: str) -> Path:
     """Locked by the process that is at a stage of a folder."""
-    return folder / f".{stage}.lock"
+    return folder / f".{part(stage)}.lock"
 
 
 def done_path(folder: Path, stage: str) -> Path:
     """What a finished stage was made from and how it ended; no rule declares it, so Snakemake does not delete it."""
-    return folder / f".{stage}.done.json"
+    return folder / f".{part(stage)}.done.json"
 
 
 def ledger_path(folder: Path, stage: str) -> Path:
     """``<stage>.ledger.json`` in a stage's folder."""
-    return folder / f"{stage}.ledger.json"
+    return folder / f"{part(stage)}.ledger.json"
 
 
 @dataclass(frozen=True)
@@ -107,7 +122,7 @@ class SceneFiles:
 
     def masks(self, mask: str) -> Path:
         """Masks of one source, as large as the undistorted frames."""
-        return self.root / "masks" / mask
+        return self.root / "masks" / part(mask)
 
     def images(self, long_side: int) -> Path:
         """Frames scaled to ``long_side`` pixels; 0 keeps their size."""
@@ -115,12 +130,12 @@ class SceneFiles:
 
     def scaled_masks(self, mask: str, long_side: int) -> Path:
         """Masks scaled like ``images``."""
-        return self.masks(mask) if long_side == 0 else self.root / "masks" / f"{mask}-{long_side}"
+        return self.masks(mask) if long_side == 0 else self.root / "masks" / part(f"{mask}-{long_side}")
 
     def poses(self, count: str, policy: str, mapper: str, sfm_mask: str, sfm_seed: int, draw: int) -> PoseFiles:
         """Folder of one subset's poses; ``count`` is ``6``, ``all`` or ``50pct``."""
         name = f"poses-{policy}-{mapper}-{sfm_mask}-s{sfm_seed}"
-        return PoseFiles(self.root / f"n{count}-d{draw}" / name)
+        return PoseFiles(self.root / part(f"n{count}-d{draw}") / part(name))
 
     def status(self, stage: str) -> Path:
         """Status file of a scene-level stage."""
@@ -160,6 +175,13 @@ class DatasetFiles:
     root: Path
 
     @property
+    def results(self) -> Path | None:
+        """The results folder that this dataset is in; ``None`` where it is in none, as when it was copied out."""
+        parents = self.root.absolute().parents
+        root = parents[4] if len(parents) > 4 else None
+        return root if root is not None and (root / "scenes").is_dir() else None
+
+    @property
     def transforms(self) -> Path:
         """nerfstudio's ``transforms.json`` with explicit train, val and test lists."""
         return self.root / "transforms.json"
@@ -168,6 +190,10 @@ class DatasetFiles:
     def points(self) -> Path:
         """Sparse points for methods that start from them."""
         return self.root / "points.ply"
+
+    def run(self, method: str, name: str) -> RunFiles:
+        """Folder of one run that is trained on this dataset."""
+        return RunFiles(self.root / part(method) / part(name))
 
     def status(self, stage: str = "dataset") -> Path:
         """Status file of the dataset stage."""
@@ -243,16 +269,59 @@ class RunFiles:
 
     def path(self, name: str) -> Path:
         """Rendered views of a novel-view path."""
-        return self.root / "cones" / name
+        return self.root / "cones" / part(name)
 
     @property
     def images_csv(self) -> Path:
         """One row per rendered image: metrics, novelty, hashes."""
         return self.root / "images.csv"
 
+    @property
+    def external(self) -> ExternalFiles:
+        """What an external method is given, and what it makes of it."""
+        return ExternalFiles(self.root / "external")
+
+    def command_log(self, stage: str) -> Path:
+        """Output of an external method's command."""
+        return self.root / "logs" / part(f"{stage}-command.log")
+
     def status(self, stage: str) -> Path:
         """Status file of ``train``, ``render`` or ``score``."""
         return status_path(self.root, stage)
+
+
+@dataclass(frozen=True)
+class ExternalFiles:
+    """What passes between a run and the commands of an external method."""
+
+    root: Path
+
+    @property
+    def dataset(self) -> Path:
+        """The dataset folder that the commands get: the training frames and nothing else."""
+        return self.root / "dataset"
+
+    @property
+    def model(self) -> Path:
+        """What training leaves for rendering."""
+        return self.root / "model"
+
+    @property
+    def contents(self) -> Path:
+        """SHA-256 of every file in ``model`` when training ended."""
+        return self.root / "model.json"
+
+    def cameras(self, name: str) -> Path:
+        """Cameras to render: of ``test``, or of a novel-view path."""
+        return self.root / "cameras" / part(f"{name}.json")
+
+    def trajectory(self, name: str) -> Path:
+        """The same cameras as nerfbaselines' trajectory."""
+        return self.root / "cameras" / part(f"{name}-trajectory.json")
+
+    def output(self, name: str) -> Path:
+        """Where the command writes its pictures, before they are checked."""
+        return self.root / "output" / part(name)
 
 
 @dataclass(frozen=True)
@@ -286,17 +355,23 @@ class StudyFiles:
         """The study as resolved: config with defaults, cells, runs."""
         return self.root / "study.json"
 
+    @property
+    def sync(self) -> Path:
+        """Whether everything is in the tracking store, and why not."""
+        return self.root / "sync.json"
+
     def dataset(self, scene: str, count: str, draw: int, poses_name: str, mask: str) -> DatasetFiles:
         """Folder of one dataset; ``poses_name`` is the name of its ``PoseFiles`` folder."""
-        return DatasetFiles(self.root / scene / f"n{count}-d{draw}" / poses_name / f"masks-{mask}")
+        parts = (scene, f"n{count}-d{draw}", poses_name, f"masks-{mask}")
+        return DatasetFiles(self.root.joinpath(*map(part, parts)))
 
     def method(self, name: str) -> Path:
         """Folder of the early check of one method variant, ``<method>-<variant>``."""
-        return self.root / "methods" / name
+        return self.root / "methods" / part(name)
 
     def path(self, scene: str, name: str) -> PathFiles:
         """Folder of one novel-view path."""
-        return PathFiles(self.root / scene / "paths" / name)
+        return PathFiles(self.root / part(scene) / "paths" / part(name))
 
 
 @dataclass(frozen=True)
@@ -307,11 +382,11 @@ class Results:
 
     def scene(self, scene: str) -> SceneFiles:
         """Files of a scene."""
-        return SceneFiles(self.root / "scenes" / scene)
+        return SceneFiles(self.root / "scenes" / part(scene))
 
     def study(self, study: str) -> StudyFiles:
         """Files of a study."""
-        return StudyFiles(self.root / study)
+        return StudyFiles(self.root / part(study))
 
     @property
     def log(self) -> Path:
@@ -322,3 +397,18 @@ class Results:
     def compiled_log(self) -> Path:
         """All entries of the research log in one page."""
         return self.root / "log.md"
+
+    @property
+    def tracking_db(self) -> Path:
+        """MLflow's store of all studies, where no other is named."""
+        return self.root / "mlflow.db"
+
+    @property
+    def tracking_artifacts(self) -> Path:
+        """Files of the runs in ``tracking_db``."""
+        return self.root / "mlartifacts"
+
+    @property
+    def tracking_origin(self) -> Path:
+        """Names this folder in a store that others log to as well."""
+        return self.root / ".tracking-origin"

@@ -13,6 +13,7 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 SNAKEMAKE = Path(".snakemake")
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # what a file system without flock says
 _alive: list[int] = []  # kept open as long as this process lives
 
 
@@ -25,7 +26,7 @@ def exclusive(path: Path, say: str) -> Iterator[None]:
         say: What is being waited for, if it comes to that.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    handle = _open(path)
     try:
         _wait(handle, say)
         os.truncate(handle, 0)
@@ -35,18 +36,24 @@ def exclusive(path: Path, say: str) -> Iterator[None]:
         os.close(handle)
 
 
+def _open(path: Path) -> int:
+    # No link is followed: what it leads to would be emptied. Who may write in the folder may lock it: umask decides.
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+
+
 def _wait(handle: int, say: str) -> None:
     try:
-        if not _try(handle, fcntl.LOCK_EX):
+        if not try_lock(handle, fcntl.LOCK_EX):
             log.info("waiting for %s, which process %s is at", say, os.pread(handle, 200, 0).decode().strip() or "?")
             fcntl.flock(handle, fcntl.LOCK_EX)
     except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
+        if error.errno not in NO_LOCKS:
             raise
         log.warning("this file system knows no locks: nothing keeps two processes from %s at a time", say)
 
 
-def _try(handle: int, kind: int) -> bool:
+def try_lock(handle: int, kind: int) -> bool:
+    """Take an flock of a kind on an open file, if nobody holds one against it; whether that worked."""
     try:
         fcntl.flock(handle, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -54,7 +61,7 @@ def _try(handle: int, kind: int) -> bool:
     return True
 
 
-def free_stale_lock(folder: Path = SNAKEMAKE) -> list[Path]:
+def free_stale_lock(folder: Path = SNAKEMAKE, remove: bool = True) -> list[Path]:
     """Remove what a dead Snakemake left of its lock, and mark this one as alive until its process ends.
 
     Snakemake's own lock names no owner. Every Snakemake that reads our Snakefile holds a shared flock; if nobody does,
@@ -63,17 +70,26 @@ def free_stale_lock(folder: Path = SNAKEMAKE) -> list[Path]:
 
     Args:
         folder: Snakemake's folder in the working directory.
+        remove: False only marks this one as alive. A cluster's jobs must not remove: on a file system whose locks hold
+            on one node each, they do not see the Snakemake that submitted them.
 
     Returns:
-        The files removed.
+        The files removed; none where the file system knows no locks.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder / "alive.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    handle = _open(folder / "alive.lock")
     _alive.append(handle)
-    removed: list[Path] = []
-    if _try(handle, fcntl.LOCK_EX):
-        removed = sorted(p for p in (folder / "locks").glob("*") if p.is_file())
+    try:
+        removed = _locks(folder) if remove and try_lock(handle, fcntl.LOCK_EX) else []
         for path in removed:
             path.unlink()
-    fcntl.flock(handle, fcntl.LOCK_SH)
+        fcntl.flock(handle, fcntl.LOCK_SH)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return []
     return removed
+
+
+def _locks(folder: Path) -> list[Path]:
+    return sorted(p for p in (folder / "locks").glob("*") if p.is_file())

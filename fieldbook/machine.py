@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil
 
 CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
 CGROUP_CPU = Path("/sys/fs/cgroup/cpu.max")
+VMSTAT = Path("/proc/vmstat")
 
 
 def usable_cpus(cpu_max: Path = CGROUP_CPU) -> int:
@@ -45,6 +45,10 @@ def usable_memory_mb(limits: tuple[Path, ...] = CGROUP_LIMITS) -> int:
     return int(total * 0.9) >> 20
 
 
-def has_gpu(gpus: Path = NVIDIA_GPUS) -> bool:
-    """Whether the NVIDIA driver lists a GPU; asks neither torch nor CUDA, which a plan should not have to load."""
-    return gpus.is_dir() and any(gpus.iterdir())
+def oom_kills(vmstat: Path = VMSTAT) -> int:
+    """How many processes the kernel has killed for want of memory since the machine was started."""
+    try:
+        lines = vmstat.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)

@@ -9,11 +9,14 @@ from typing import Any
 
 from data.blender import read_blender
 from fieldbook.config import read_config
+from fieldbook.documents import CAPTURE, SPLITS, read_document
 from fieldbook.errors import UserError, nearest
-from fieldbook.files import read_json, sha256_file
+from fieldbook.files import sha256_file, user_path
 from fieldbook.layout import SceneFiles
 from fieldbook.status import read_status
 from fieldbook.study import Study, check_counts, make_study
+from methods.external.machine import check_files
+from methods.external.template import Commands, runs_commands
 
 STAGE_KEYS = {
     "capture": ("capture",),
@@ -60,17 +63,22 @@ def load_study(path: Path) -> Study:
 
 
 def check_scenes(study: Study) -> None:
-    """Refuse, before any job starts, missing sources, counts above a known pool, and changes of shared scenes."""
+    """Refuse, before any job starts, missing sources and scripts, counts above a known pool, changed shared scenes."""
+    if user_path(study.config["results"]).exists() and not study.results.root.is_dir():
+        raise UserError(f"results: {study.config['results']} is a file; give the name of a folder")
     weights = study.config["weights"]
-    if weights not in ("none", "download") and not Path(weights).is_dir():
+    if weights not in ("none", "download") and not user_path(weights).is_dir():
         raise UserError(f"weights: no folder {weights!r}; give none, download, or a folder with torchvision's files")
+    for spec in study.method_specs().values():
+        if runs_commands(spec):
+            check_files(Commands.of(spec))
     for name, spec in study.config["scenes"].items():
         files = study.results.scene(name)
         _check_sources(name, spec, study.config["counts"])
         _check_unchanged(files, spec)
         _check_source_bytes(files, spec)
         if files.splits.exists():
-            check_counts(study.config["counts"], name, len(read_json(files.splits)["pool"]))
+            check_counts(study.config["counts"], name, len(read_document(files.splits, SPLITS)["pool"]))
 
 
 def stage_spec(spec: dict[str, Any], stage: str) -> dict[str, Any]:
@@ -113,24 +121,24 @@ def _check_sources(scene: str, spec: dict[str, Any], counts: list[int | str]) ->
     sources = {f"masks.{name}.path": mask.get("path") for name, mask in spec["masks"].items()}
     sources |= {"capture.path": spec["capture"].get("path"), "split.file": spec["split"]["file"]}
     for key, path in sources.items():
-        if path is not None and not Path(path).expanduser().exists():
+        if path is not None and not user_path(path).exists():
             raise UserError(
                 f"scenes.{scene}.{key}: there is no {path}; paths are relative to the folder you start from"
             )
     if spec["capture"]["kind"] == "blender":
-        folder = read_blender(Path(spec["capture"]["path"]).expanduser())
+        folder = read_blender(user_path(spec["capture"]["path"]))
         if not spec["split"]["file"]:
             check_counts(counts, scene, len(folder.of_split("train")))
 
 
 def _check_source_bytes(files: SceneFiles, spec: dict[str, Any]) -> None:
     """A video replaced under its old name would leave every result under the new file's name."""
-    path = Path(spec["capture"].get("path", ".")).expanduser()
+    path = user_path(spec["capture"].get("path", "."))
     if spec["capture"]["kind"] != "video" or not files.status("capture").exists():
         return
     if path.stat().st_mtime <= files.capture.stat().st_mtime:
         return
-    if sha256_file(path) != read_json(files.capture)["sha256"]:
+    if sha256_file(path) != read_document(files.capture, CAPTURE)["sha256"]:
         raise UserError(
             f"scene {files.root.name!r}: {path} is not the file it was made from; give the scene a new name, or delete "
             f"{files.root}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fieldbook.errors import Infeasible, UserError
-from fieldbook.files import read_json, write_json
+from fieldbook.files import read_json, remove_leftovers, write_json
 from fieldbook.layout import done_path, ledger_path, lock_path, status_path
 from fieldbook.ledger import ledger
 from fieldbook.locks import exclusive
@@ -60,6 +60,7 @@ def run_stage(
     """
     folder.mkdir(parents=True, exist_ok=True)
     with exclusive(lock_path(folder, stage), f"{stage} of {folder}"):
+        remove_leftovers(folder)
         passed_on = _first_infeasible(inputs)
         made_from = keep.made_from() if keep is not None and passed_on is None else ""
         status = _done_before(stage, folder, keep, made_from)

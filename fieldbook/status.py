@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from fieldbook.files import read_json, write_json
+from fieldbook.documents import STATUS, read_document
+from fieldbook.files import write_json
 
 OK = "ok"
 INFEASIBLE = "infeasible"
@@ -42,5 +43,9 @@ def write_status(path: Path, status: Status) -> None:
 
 
 def read_status(path: Path) -> Status:
-    """Read a status file."""
-    return Status(**read_json(path))
+    """Read a status file.
+
+    Raises:
+        UserError: It is missing or damaged.
+    """
+    return Status(**read_document(path, STATUS))

@@ -21,6 +21,11 @@ from data.subsets import count_label, held_out_positions
 from fieldbook.config import validate
 from fieldbook.errors import UserError, nearest
 from fieldbook.layout import DatasetFiles, PoseFiles, Results, RunFiles, StudyFiles
+from methods.external.entry import check_entry, external_commands, is_external, resolved_commands
+from methods.external.template import EXTERNAL
+
+MOST_RUNS = 10_000
+"""Of a study: more than anybody trains, and what a mistyped number may ask for."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +34,9 @@ class Run:
 
     Attributes:
         count: Label of the frame count: ``6``, ``all`` or ``50pct``.
+        preset: ``external`` for a method that is run by commands of its own.
         overrides: The user's, by dotted name.
-        resolved: The preset's and the user's together.
+        resolved: The preset's and the user's together; of an external method its commands.
         variant: Readable slug and 6 hex digits of ``resolved``, e.g. ``laptop-3fa9c1``.
     """
 
@@ -64,7 +70,7 @@ class Run:
     def files(self, results: Results) -> RunFiles:
         """This run's folder."""
         name = f"{self.variant}-seed{self.seed}-rep{self.repeat}"
-        return RunFiles(self.dataset(results).root / self.method / name)
+        return self.dataset(results).run(self.method, name)
 
 
 @dataclass(frozen=True)
@@ -100,15 +106,22 @@ class Study:
 
     def method_specs(self) -> dict[str, dict[str, Any]]:
         """Each method variant of the study, ``<method>-<variant>``, and what is checked of it before all else."""
+        return {f"{run.method}-{run.variant}": self._method_spec(run) for run in self.runs}
+
+    def _method_spec(self, run: Run) -> dict[str, Any]:
+        commands = {"resolved": run.resolved} if run.preset == EXTERNAL else {}
         keys = ("method", "preset", "overrides")
-        return {
-            f"{run.method}-{run.variant}": {k: getattr(run, k) for k in keys} | {"device": self.config["device"]}
-            for run in self.runs
-        }
+        return {k: getattr(run, k) for k in keys} | commands | {"device": self.config["device"]}
 
     def score_spec(self) -> dict[str, Any]:
         """What defines the scoring of a run."""
         return {k: self.config[k] for k in ("metrics", "weights", "device")}
+
+
+def scores_with_lpips(spec: dict[str, Any]) -> bool:
+    """Whether a scoring runs LPIPS's networks: the only part of it that a GPU has to do with."""
+    lpips = any(metric.startswith("lpips") for metric in spec["metrics"])
+    return lpips and spec.get("weights") not in (None, "none")
 
 
 Resolve = Callable[[str, str, dict[str, Any]], dict[str, Any]]
@@ -125,12 +138,19 @@ def make_study(config: dict[str, Any], resolve_overrides: Resolve) -> Study:
     Raises:
         UserError: A wrong key, type or value, a name that is not there, or a count above the pool.
     """
+    given = config.get("methods")
     config = validate(config)
+    for entry, written in zip(config["methods"], given or (), strict=True):
+        check_entry(entry, written)
     config["cones"] = {name: check_path_spec(name, {"kind": "cone"} | spec) for name, spec in config["cones"].items()}
     for scene in config["scenes"]:
         _check_scene(config, scene)
-    runs = tuple(_expand(config, resolve_overrides))
-    twice = next((r for r, times in Counter(r.files(Results(Path())).root for r in runs).items() if times > 1), None)
+    runs = tuple(itertools.islice(_expand(config, resolve_overrides), MOST_RUNS + 1))
+    if len(runs) > MOST_RUNS:
+        raise UserError(f"the config asks for more than {MOST_RUNS} runs; give its axes fewer values, or split it")
+    # Without upper and lower case, which some file systems do not tell apart.
+    folders = Counter(r.files(Results(Path())).root.as_posix().casefold() for r in runs)
+    twice = next((folder for folder, times in folders.items() if times > 1), None)
     if twice:
         raise UserError(f"the config asks twice for the run {twice}; remove the repeated value")
     return Study(config, runs)
@@ -182,7 +202,7 @@ def _expand(config: dict[str, Any], resolve_overrides: Resolve) -> Iterator[Run]
     for scene, count, draw in itertools.product(config["scenes"], counts, draws["subset_draw"]):
         for policy, mapper, sfm_mask, sfm_seed in _pose_axes(config, scene):
             for mask, entry in itertools.product(config["masks"], config["methods"]):
-                resolved = resolve_overrides(entry["method"], entry["preset"], entry["overrides"])
+                method, preset, resolved = _resolve(entry, resolve_overrides)
                 cell = Run(
                     study=config["study"],
                     scene=scene,
@@ -193,11 +213,11 @@ def _expand(config: dict[str, Any], resolve_overrides: Resolve) -> Iterator[Run]
                     sfm_mask=sfm_mask,
                     sfm_seed=sfm_seed,
                     mask=mask,
-                    method=entry["method"],
-                    preset=entry["preset"],
+                    method=method,
+                    preset=preset,
                     overrides=entry["overrides"],
                     resolved=resolved,
-                    variant=_variant_name(entry, resolved),
+                    variant=_variant_name(entry, preset, resolved),
                 )
                 for seed, repeat in itertools.product(config["seeds"], range(config["repeats"])):
                     yield replace(cell, seed=seed, repeat=repeat)
@@ -214,13 +234,22 @@ def _pose_axes(config: dict[str, Any], scene: str) -> Iterator[tuple[str, str, s
             yield from ((policy, *rest) for rest in itertools.product(*axes))
 
 
-def _variant_name(entry: dict[str, Any], resolved: dict[str, Any]) -> str:
+def _resolve(entry: dict[str, Any], resolve_overrides: Resolve) -> tuple[str, str, dict[str, Any]]:
+    """Method as folders name it, preset, and what the runs of an entry are made with."""
+    if is_external(entry):
+        commands = external_commands(entry)
+        return commands.method, EXTERNAL, resolved_commands(commands)
+    method, preset = entry["method"], entry["preset"]
+    return method, preset, resolve_overrides(method, preset, entry["overrides"])
+
+
+def _variant_name(entry: dict[str, Any], preset: str, resolved: dict[str, Any]) -> str:
     try:
         text = json.dumps(resolved, sort_keys=True)
     except TypeError as error:
         raise UserError(f"methods: the overrides of {entry['method']!r} hold more than plain values: {error}") from None
     digest = hashlib.sha256(text.encode()).hexdigest()[:6]
-    return f"{entry.get('label', entry['preset'])}-{digest}"
+    return f"{entry.get('label', preset)}-{digest}"
 
 
 def cell_id(run: Run) -> str:

@@ -7,6 +7,9 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from fieldbook.files import sha256_file
+
+LOCK = Path(__file__).parents[1] / "requirements.lock"
 PACKAGES = ("radiance-fieldbook", "torch", "nerfstudio", "gsplat", "nerfacc", "pycolmap", "snakemake", "numpy")
 
 
@@ -29,3 +32,8 @@ def commit() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
     return done.stdout.strip() if done.returncode == 0 else "unknown"
+
+
+def lock_sha256() -> str:
+    """SHA-256 of ``requirements.lock``, which pins every package; ``unknown`` where the file is not there."""
+    return sha256_file(LOCK) if LOCK.is_file() else "unknown"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from fieldbook.documents import LEDGER
 from fieldbook.layout import StudyFiles, ledger_path
 from reports.records import RUN_STAGES, SCENE_STAGES, StudyRecord, read_optional
 from reports.text import gibibytes
@@ -14,7 +15,7 @@ from reports.text import gibibytes
 
 def cost_table(study: StudyRecord, out: StudyFiles) -> list[dict[str, str]]:
     """One row per stage over all jobs of the study, shared ones counted once; in the order they first ran."""
-    found = (read_optional(path) for path in dict.fromkeys(_ledger_paths(study, out)))
+    found = (read_optional(path, LEDGER) for path in dict.fromkeys(_ledger_paths(study, out)))
     by_stage: dict[str, list[dict[str, Any]]] = {}
     for ledger in sorted(filter(None, found), key=lambda x: x.get("started_unix_s", 0)):
         by_stage.setdefault(ledger["stage"], []).append(ledger)

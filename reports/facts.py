@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from data.poses import GIVEN_SPACE
+from fieldbook.documents import CAPTURE, REFERENCE, SCENE, SPLITS
 from fieldbook.layout import SceneFiles
 from reports.records import read_optional
 from reports.text import NONE, plural, significant, vector
@@ -15,7 +16,7 @@ AXIS_SOURCES = {
 
 def poses_are_given(files: SceneFiles) -> bool:
     """Whether the scene's poses came with its capture, so that nothing was reconstructed."""
-    return read_optional(files.reference_poses).get("space") == GIVEN_SPACE
+    return read_optional(files.reference_poses, REFERENCE).get("space") == GIVEN_SPACE
 
 
 def scene_facts(files: SceneFiles) -> list[tuple[str, str]]:
@@ -24,7 +25,7 @@ def scene_facts(files: SceneFiles) -> list[tuple[str, str]]:
 
 
 def _capture_facts(files: SceneFiles) -> list[tuple[str, str]]:
-    capture = read_optional(files.capture)
+    capture = read_optional(files.capture, CAPTURE)
     if not capture:
         return []
     lost = capture.get("lost_frames", 0)
@@ -37,7 +38,7 @@ def _capture_facts(files: SceneFiles) -> list[tuple[str, str]]:
 
 
 def _reference_facts(files: SceneFiles) -> list[tuple[str, str]]:
-    poses = read_optional(files.reference_poses)
+    poses = read_optional(files.reference_poses, REFERENCE)
     if not poses:
         return []
     if poses_are_given(files):
@@ -52,7 +53,7 @@ def _reference_facts(files: SceneFiles) -> list[tuple[str, str]]:
 
 
 def _frame_facts(files: SceneFiles) -> list[tuple[str, str]]:
-    frame = read_optional(files.scene)
+    frame = read_optional(files.scene, SCENE)
     if not frame:
         return []
     source = AXIS_SOURCES.get(frame.get("axis_source", ""), frame.get("axis_source", NONE))
@@ -73,7 +74,7 @@ def _frame_facts(files: SceneFiles) -> list[tuple[str, str]]:
 
 
 def _split_facts(files: SceneFiles) -> list[tuple[str, str]]:
-    split = read_optional(files.splits)
+    split = read_optional(files.splits, SPLITS)
     if not split:
         return []
     test, pool = split.get("test", []), split.get("pool", [])

@@ -10,8 +10,10 @@ from typing import Any
 
 import yaml
 
-from fieldbook.files import write_text
+from fieldbook.errors import UserError
+from fieldbook.files import read_text, write_text
 from fieldbook.layout import Results, StudyFiles
+from fieldbook.safe_yaml import load_yaml
 from reports.facts import headline
 from reports.ranking import by_mask, ranking_words, ranks, single_run_note, sorted_cells
 from reports.records import StudyRecord, load_study
@@ -40,9 +42,12 @@ class Entry:
 
     @property
     def config(self) -> dict[str, str] | None:
-        """The config the entry quotes, flattened to dotted keys; None where it quotes none."""
+        """The config the entry quotes, flattened to dotted keys; None where it quotes none that can be read."""
         found = re.search(r"^(`{3,})yaml\n(.*?)^\1$", self.body, re.DOTALL | re.MULTILINE)
-        return _flatten(yaml.safe_load(found[2])) if found else None
+        try:
+            return _flatten(load_yaml(found[2], str(self.path))) if found else None
+        except UserError:  # edited by hand
+            return None
 
 
 def append_log_entry(
@@ -82,7 +87,10 @@ def read_entries(folder: Path) -> list[Entry]:
     """All entries of a log folder, by date, study and number; files that are no entries are left alone."""
     found = []
     for path in folder.glob("*.md"):
-        first, _, body = path.read_text(encoding="utf-8").partition("\n")
+        try:
+            first, _, body = read_text(path).partition("\n")
+        except UserError:
+            continue
         if heading := _HEADING.match(first):
             found.append(Entry(path, heading[1], heading[2], body))
     return sorted(found, key=lambda e: (e.date, e.study, e.number))

@@ -14,8 +14,9 @@ from PIL import Image
 from plotly.colors import hex_to_rgb, sequential
 
 from data.alpha import read_shown
-from fieldbook.layout import StudyFiles
-from reports.records import RunRecord, read_csv, read_optional
+from fieldbook.layout import StudyFiles, part
+from methods.runner.transforms import read_transforms
+from reports.records import RunRecord, read_csv
 
 # Base64 text of all pictures of a report together.
 MAX_TOTAL_CHARS = 12_000_000
@@ -57,7 +58,7 @@ def chosen_views(run: RunRecord, study: StudyFiles) -> list[View]:
 
     The choice looks at names only, so every cell of a scene shows the same views.
     """
-    rows = read_csv(run.files.images_csv)
+    rows = read_csv(run.files.images_csv, ("split", "view"))
     splits = list(dict.fromkeys(r["split"] for r in rows))
     chosen = [s for s in splits if s == "test"][:1] + [s for s in splits if s != "test"][:1]
     views = []
@@ -69,11 +70,11 @@ def chosen_views(run: RunRecord, study: StudyFiles) -> list[View]:
 
 def _view(run: RunRecord, study: StudyFiles, split: str, name: str) -> View:
     if split == "test":
-        dataset = read_optional(run.dataset.transforms)
+        dataset = read_transforms(run.dataset.transforms) if run.dataset.transforms.exists() else {}
         truth = _test_truth(run, dataset, name)
-        return View(split, name, run.files.test / f"{name}.png", truth, dataset.get("background"))
-    truth = study.path(run.entry["scene"], split).truth / f"{name}.png"
-    return View(split, name, run.files.path(split) / f"{name}.png", truth if truth.exists() else None)
+        return View(split, name, run.files.test / part(f"{name}.png"), truth, dataset.get("background"))
+    truth = study.path(run.entry["scene"], split).truth / part(f"{name}.png")
+    return View(split, name, run.files.path(split) / part(f"{name}.png"), truth if truth.exists() else None)
 
 
 def _test_truth(run: RunRecord, dataset: dict[str, Any], name: str) -> Path | None:

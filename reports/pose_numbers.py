@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fieldbook.documents import POSES
 from reports.records import RunRecord, optional_status, read_optional
 
 POSE_COLUMNS = (
@@ -28,7 +29,7 @@ def pose_numbers(run: RunRecord) -> dict[str, Any]:
     if status is None:
         return {}
     if status.ok:
-        return _found(read_optional(run.poses.poses))
+        return _found(read_optional(run.poses.poses, POSES))
     return _failed(status.numbers, run.entry["count"]) if status.stage == "poses" else {}
 
 
@@ -37,7 +38,7 @@ def outlier_names(run: RunRecord) -> list[str]:
     status = optional_status(run.poses.root, "poses")
     if status is None:
         return []
-    found = read_optional(run.poses.poses).get("alignment") or {} if status.ok else status.numbers
+    found = read_optional(run.poses.poses, POSES).get("alignment") or {} if status.ok else status.numbers
     return list(found.get("outliers", []))
 
 

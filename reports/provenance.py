@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from fieldbook.documents import MANIFEST
 from fieldbook.layout import StudyFiles
 from reports.records import RunRecord, StudyRecord, read_optional
 from reports.text import NONE, plural
@@ -20,7 +21,7 @@ def href(path: Path, out: StudyFiles) -> str:
 
 def run_provenance(run: RunRecord, out: StudyFiles, ok: bool) -> dict[str, Any]:
     """Links to a run's files and its checkpoint; of a run that is not ok no results, they may be older ones."""
-    checkpoint = read_optional(run.files.checkpoint_manifest) if ok else {}
+    checkpoint = read_optional(run.files.checkpoint_manifest, MANIFEST) if ok else {}
     results = {"images.csv": run.files.images_csv, "config.yml": run.files.config} if ok else {}
     places = {
         "run": run.files.root,
@@ -31,7 +32,7 @@ def run_provenance(run: RunRecord, out: StudyFiles, ok: bool) -> dict[str, Any]:
     return {
         "id": run.entry["id"],
         "links": [(name, href(path, out)) for name, path in places.items() if path.exists()],
-        "step": checkpoint.get("step", ""),
+        "step": "" if checkpoint.get("step") is None else checkpoint["step"],  # commands of the user's count none
         "sha256": (checkpoint.get("sha256") or "")[:12],
     }
 

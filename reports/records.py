@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fieldbook.files import read_json
+from fieldbook.documents import LEDGER, STUDY, Document, check_document, read_document
+from fieldbook.errors import UserError
+from fieldbook.files import inside, read_json, read_text
 from fieldbook.layout import DatasetFiles, PoseFiles, Results, RunFiles, SceneFiles, ledger_path, status_path
 from fieldbook.status import OK, Status, read_status
 
@@ -98,16 +101,17 @@ def load_study(results: Path, study_json: Path) -> StudyRecord:
     """Read ``study.json`` and locate its runs below ``results``.
 
     Raises:
-        UserError: ``study_json`` is missing or is not JSON.
+        UserError: ``study_json`` is missing or damaged, or names a folder outside ``results``.
     """
     content = read_json(study_json)
+    check_document(content, str(study_json), STUDY)
     root = Results(results)
     runs = tuple(
         RunRecord(
             entry,
-            RunFiles(results / entry["dir"]),
-            DatasetFiles(results / entry["dataset_dir"]),
-            PoseFiles(results / entry["poses_dir"]),
+            RunFiles(inside(results, entry["dir"])),
+            DatasetFiles(inside(results, entry["dataset_dir"])),
+            PoseFiles(inside(results, entry["poses_dir"])),
             root.scene(entry["scene"]),
             _scene_stages(entry, content.get("config", {}).get("long_side", 0)),
         )
@@ -150,31 +154,56 @@ def optional_status(folder: Path, stage: str) -> Status | None:
     return read_status(path) if path.exists() else None
 
 
-def read_optional(path: Path) -> dict[str, Any]:
-    """A JSON object, or an empty one where the file is not there yet."""
-    return read_json(path) if path.exists() else {}
+def read_optional(path: Path, kind: Document) -> dict[str, Any]:
+    """A JSON object of a kind, or an empty one where the file is not there yet."""
+    return read_document(path, kind) if path.exists() else {}
 
 
 def read_ledgers(run: RunRecord) -> dict[str, dict[str, Any]]:
     """Ledgers of a run's stages, by stage; stages without one are left out."""
-    found = {s: read_optional(ledger_path(run.stage_folder(s), s)) for s in RUN_STAGES}
+    found = {s: read_optional(ledger_path(run.stage_folder(s), s), LEDGER) for s in RUN_STAGES}
     return {stage: ledger for stage, ledger in found.items() if ledger}
 
 
-def read_csv(path: Path) -> list[dict[str, str]]:
-    """Rows of a CSV file with a header, as text; no rows where the file is not there yet."""
+def read_csv(path: Path, needs: Iterable[str] = ()) -> list[dict[str, str]]:
+    """Rows of a CSV file with a header, as text; no rows where the file is not there yet.
+
+    Args:
+        path: The file.
+        needs: Columns that must be there.
+
+    Raises:
+        UserError: It is not a table in text, or lacks a column.
+    """
     if not path.exists():
         return []
-    with open(path, newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
+    try:
+        reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
+        rows = list(reader)
+    except csv.Error as error:
+        raise UserError(f"{path} is not a table: {error}; make it again") from None
+    lacking = [column for column in needs if column not in (reader.fieldnames or ())]
+    if lacking:
+        raise UserError(f"{path} has no column {lacking[0]!r}; make it again")
+    if any(None in row or None in row.values() for row in rows):  # where csv puts what is too much or too little
+        raise UserError(f"{path} has rows of different lengths; make it again")
+    return rows
 
 
 def number(row: dict[str, Any], column: str) -> float | None:
-    """A row's value as float, or None where the cell is empty, absent or not a number."""
+    """A row's value as float, or None where the cell is empty, absent or NaN.
+
+    Raises:
+        UserError: It is something else.
+    """
     value = row.get(column)
     if value is None or value == "":
         return None
-    return None if math.isnan(float(value)) else float(value)
+    try:
+        found = float(value)
+    except ValueError:
+        raise UserError(f"the column {column} of a table has {value!r}, not a number; make the table again") from None
+    return None if math.isnan(found) else found
 
 
 def mean(values: list[float | None]) -> float | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from eval.protocol import MASKED_COLUMNS, METRIC_COLUMNS
 from eval.statistics import run_means
+from fieldbook.documents import MANIFEST
 from fieldbook.status import OK
 from reports.pose_numbers import pose_numbers
 from reports.records import Outcome, RunRecord, mean, number, optional_status, read_csv, read_ledgers, read_optional
@@ -69,7 +70,7 @@ def _training_numbers(run: RunRecord) -> dict[str, Any]:
     speeds = [v for r in read_csv(run.files.train_log) if (v := number(r, "rays_per_s")) is not None]
     # The first logged steps pay for warm-up and compilation; the median does not mind them.
     speed = statistics.median(speeds) if speeds else None
-    return {"train_rays_per_s": speed, "step": read_optional(run.files.checkpoint_manifest).get("step")}
+    return {"train_rays_per_s": speed, "step": read_optional(run.files.checkpoint_manifest, MANIFEST).get("step")}
 
 
 def _lpips(run: RunRecord) -> dict[str, str]:

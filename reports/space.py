@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import trimesh
 
 from camera_paths.formats import read_camera_path
+from data.points import read_points
 from data.poses import Camera, Sim3
+from fieldbook.documents import REFERENCE, SCENE, SPLITS
 from fieldbook.layout import PathFiles, SceneFiles
 from reports.figures import COLOURS, Figure
 from reports.records import read_optional
@@ -33,12 +34,12 @@ def scene_figure(scene: SceneFiles, paths: Iterable[tuple[str, PathFiles]]) -> F
     Returns:
         A figure, or None before the scene frame is known.
     """
-    frame, poses = read_optional(scene.scene), read_optional(scene.reference_poses)
+    frame, poses = read_optional(scene.scene, SCENE), read_optional(scene.reference_poses, REFERENCE)
     if not frame or not poses:
         return None
     cameras = _cameras_in_scene(frame, poses)
     aspect = _aspect(Camera(**poses["camera"]))
-    split = read_optional(scene.splits)
+    split = read_optional(scene.splits, SPLITS)
     test = [cameras[n] for n in split.get("test", []) if n in cameras]
     pool = [cameras[n] for n in split.get("pool", cameras) if n in cameras]
     reach = FAR_FACTOR * max((float(np.linalg.norm(c[:3, 3])) for c in cameras.values()), default=1.0)
@@ -117,17 +118,15 @@ def _points(path: Path, reach: float) -> list[dict[str, Any]]:
     """At most ``MAX_POINTS`` sparse points within ``reach`` of the point of interest."""
     if not path.exists():
         return []
-    cloud: Any = trimesh.load(path)
-    vertices = np.asarray(cloud.vertices, dtype=float).reshape(-1, 3)
-    colours = np.asarray(getattr(cloud, "colors", np.empty((0, 4))))
-    if len(colours) != len(vertices):
-        colours = np.full((len(vertices), 4), 128)
+    vertices, colours = read_points(path)
+    if colours is None:
+        colours = np.full((len(vertices), 3), 128, np.uint8)
     near = np.flatnonzero(np.linalg.norm(vertices, axis=1) <= reach)
     if len(near) > MAX_POINTS:
         near = np.sort(np.random.default_rng(0).choice(near, MAX_POINTS, replace=False))
     marker = {
         "size": 1.8,
-        "color": ["#{:02x}{:02x}{:02x}".format(*(int(v) for v in c[:3])) for c in colours[near]],
+        "color": ["#{:02x}{:02x}{:02x}".format(*(int(v) for v in c)) for c in colours[near]],
     }
     name = f"sparse points: {len(near)} of {len(vertices)}"
     style = {"type": "scatter3d", "mode": "markers", "marker": marker, "hoverinfo": "skip", "name": name}

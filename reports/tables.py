@@ -32,6 +32,8 @@ from reports.records import (
 )
 from reports.run_rows import METRICS, metric_column, run_row
 
+IMAGE_NEEDS = ("split", "view", "step", "has_truth")
+"""Columns without which the rows of ``images.csv`` say nothing."""
 _NOVELTY_COLUMNS = ("test_nearest_angle_deg", "novel_nearest_angle_deg")
 _SPEED_COLUMNS = (
     "train_rays_per_s",
@@ -85,7 +87,7 @@ def make_tables(results: Path, study_json: Path, out: StudyFiles) -> dict[str, A
     study = load_study(results, study_json)
     ends = {run.entry["id"]: outcome(run) for run in study.runs}
     images = {
-        run.entry["id"]: read_csv(run.files.images_csv) if ends[run.entry["id"]].state == OK else []
+        run.entry["id"]: read_csv(run.files.images_csv, IMAGE_NEEDS) if ends[run.entry["id"]].state == OK else []
         for run in study.runs
     }
     runs = [run_row(run, ends[run.entry["id"]], images[run.entry["id"]]) for run in study.runs]
@@ -162,4 +164,4 @@ def read_tables(out: StudyFiles) -> tuple[list[dict[str, str]], list[dict[str, s
     """
     if not (out.runs_csv.exists() and out.cells_csv.exists()):
         raise UserError(f"{out.root} has no tables yet; run `fieldbook tables` for this study first")
-    return read_csv(out.runs_csv), read_csv(out.cells_csv)
+    return read_csv(out.runs_csv, (*IDENTITY_COLUMNS, "state")), read_csv(out.cells_csv, (*CELL_COLUMNS, "n_runs"))

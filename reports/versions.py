@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from fieldbook.documents import RUN
 from reports.records import RunRecord, optional_status, read_optional
 from reports.text import plural
 
@@ -27,7 +28,7 @@ def run_versions(run: RunRecord) -> dict[str, str]:
     status = optional_status(run.files.root, "train")
     if status is None or not status.ok:
         return {}
-    return {name: str(value) for name, value in read_optional(run.files.run).get("versions", {}).items()}
+    return {name: str(value) for name, value in read_optional(run.files.run, RUN).get("versions", {}).items()}
 
 
 def version_sets(runs: Iterable[RunRecord]) -> list[VersionSet]:

@@ -44,14 +44,16 @@ def poses_around(count: int) -> list[np.ndarray]:
     return [look_at(eye, POI, np.array([0.0, 0.0, 1.0])) for eye in eyes]
 
 
-def write_dataset(root: Path) -> DatasetFiles:
-    camera = Camera(32, 24, 28.0, 28.0, 16.0, 12.0)
+def write_dataset(root: Path, height: int = 24) -> DatasetFiles:
+    size = height / 24
+    camera = Camera(round(32 * size), height, 28.0 * size, 28.0 * size, 16.0 * size, 12.0 * size)
     (root / "images").mkdir()
     frames = []
     for k, pose in enumerate(poses_around(12)):
         name = f"images/frame_{k:05d}.png"
         Image.fromarray((_picture(camera, pose) * 255).round().astype(np.uint8)).save(root / name)
-        lens = {"fl_x": camera.fx, "fl_y": camera.fy, "cx": camera.cx, "cy": camera.cy, "w": 32, "h": 24}
+        lens = {"fl_x": camera.fx, "fl_y": camera.fy, "cx": camera.cx, "cy": camera.cy, "w": camera.width}
+        lens["h"] = height
         frames.append({"file_path": name, "transform_matrix": pose.tolist(), **lens})
     names = [f["file_path"] for f in frames]
     test = [names[4], names[9]]

@@ -106,7 +106,7 @@ def test_a_wrong_size_a_missing_and_a_damaged_mask_are_named_and_nothing_is_left
     with pytest.raises(UserError, match=r"frame_00005\.png is 10x10; masks must be 32x24"):
         make_masks(files, spec(folder), "mine")
     bad.write_bytes(b"not a picture")
-    with pytest.raises(UserError, match=r"frame_00005\.png is not a readable mask"):
+    with pytest.raises(UserError, match=r"frame_00005\.png is not a readable image"):
         make_masks(files, spec(folder), "mine")
     bad.unlink()
     with pytest.raises(UserError, match=r"frame_00005\.png is missing"):

@@ -6,6 +6,7 @@ import sys
 from itertools import combinations, pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -182,7 +183,7 @@ def scene(tmp_path: Path, count: int = 20, lost: tuple[int, ...] = ()) -> SceneF
     files = SceneFiles(tmp_path)
     names = [f"frame_{3 * i:05d}.png" for i in range(count)]
     write_json(files.frames_index, {"frames": [{"name": name} for name in names]})
-    poses = {name: [] for i, name in enumerate(names) if i not in lost}
+    poses = {name: np.eye(4).tolist() for i, name in enumerate(names) if i not in lost}
     write_json(files.reference_poses, {"poses": poses})
     return files
 

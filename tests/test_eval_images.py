@@ -12,7 +12,7 @@ from eval.images import read_truth
 from eval.lpips import LpipsScore
 from eval.metrics import psnr
 from eval.protocol import score
-from eval.scorer import Scorer, Truth
+from eval.scorer import Render, Scorer, Truth
 from fieldbook.errors import UserError
 from fieldbook.layout import DatasetFiles, RunFiles
 
@@ -110,7 +110,7 @@ def test_lpips_compares_each_convention_with_its_own_truth(tmp_path):
     truth, network = rgba(), SpyNetwork()
     run, dataset = a_run(tmp_path, seen(truth, 1.0), truth)
     scorer = Scorer((), {"alex": network})  # pyright: ignore[reportArgumentType]
-    cells = scorer.compare(run.test, "a", Truth(dataset.root / "a.png", None, "white"))
+    cells = scorer.compare(Render.of_run(run.test, "a"), Truth(dataset.root / "a.png", None, "white"))
     (_, for_float), (_, for_uint8) = network.seen
     np.testing.assert_allclose(for_float, seen(truth, 1.0), atol=1e-12)
     np.testing.assert_allclose(for_uint8 * 255, np.round(for_uint8 * 255), atol=1e-9)

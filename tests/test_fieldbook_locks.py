@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -128,3 +129,25 @@ def test_children_of_a_dead_snakemake_do_not_keep_its_lock(tmp_path: Path):
         assert free_stale_lock(folder) == [lock]
     finally:
         os.kill(child, signal.SIGKILL)
+
+
+def test_a_job_of_a_cluster_removes_no_lock(tmp_path: Path):
+    folder = tmp_path / ".snakemake"
+    lock = _lock(folder)
+    assert free_stale_lock(folder, remove=False) == []
+    assert lock.is_file()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_locks_stops_nobody_and_removes_no_lock(number, tmp_path: Path, monkeypatch, caplog):
+    def refuse(*_args):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    folder = tmp_path / ".snakemake"
+    lock = _lock(folder)
+    assert free_stale_lock(folder) == []
+    assert lock.is_file()
+    with exclusive(tmp_path / "a.lock", "it"):
+        pass
+    assert "knows no locks" in caplog.text

@@ -2,6 +2,9 @@
 
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +12,7 @@ from fieldbook.errors import Infeasible, UserError
 from fieldbook.files import atomic_dir, atomic_path, read_json, sha256_file, write_json
 from fieldbook.layout import ledger_path, status_path
 from fieldbook.ledger import read_energy_j
-from fieldbook.machine import has_gpu, usable_cpus, usable_memory_mb
+from fieldbook.machine import usable_cpus, usable_memory_mb
 from fieldbook.stage import run_stage
 from fieldbook.status import read_status
 
@@ -105,13 +108,6 @@ def test_container_limits_cut_down_cpus_and_memory(tmp_path):
     assert usable_memory_mb(()) > 921
 
 
-def test_a_gpu_is_one_that_the_driver_lists(tmp_path):
-    assert not has_gpu(tmp_path / "none")
-    assert not has_gpu(tmp_path)
-    (tmp_path / "0000:01:00.0").mkdir()
-    assert has_gpu(tmp_path)
-
-
 def test_energy_is_the_sum_of_the_packages_and_absent_where_it_cannot_be_read(tmp_path):
     assert read_energy_j(tmp_path) is None
     for name, value in (("intel-rapl:0", "2000000"), ("intel-rapl:1", "500000"), ("intel-rapl:0:0", "900000")):
@@ -120,3 +116,21 @@ def test_energy_is_the_sum_of_the_packages_and_absent_where_it_cannot_be_read(tm
     assert read_energy_j(tmp_path) == 2.5
     (tmp_path / "intel-rapl:0" / "energy_uj").write_text("")
     assert read_energy_j(tmp_path) is None
+
+
+def test_what_a_dead_process_left_half_written_is_removed_and_a_living_ones_is_not(tmp_path: Path):
+    code = """
+import os, sys
+from pathlib import Path
+from fieldbook.files import atomic_dir, atomic_path
+with atomic_dir(Path(sys.argv[1]) / "sub" / "views") as folder, atomic_path(Path(sys.argv[1]) / "big.ckpt") as file:
+    (folder / "a.png").write_bytes(b"half")
+    file.write_bytes(b"half")
+    os._exit(9)
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    assert len(list(tmp_path.rglob(".*.tmp*"))) == 2
+    with atomic_path(tmp_path / "mine.json") as mine:
+        mine.write_text("{}")
+        run_stage("frames", tmp_path, dict)
+        assert list(tmp_path.rglob(".*.tmp*")) == [mine]

@@ -11,7 +11,10 @@ import pytest
 
 PACKAGES = ("fieldbook", "data", "methods", "camera_paths", "eval", "reports")
 # What each package may import; fieldbook's own glue (study, scenes, cli) stands above all of them.
-BASE = {"files", "errors", "layout", "status", "ledger", "stage", "machine", "versions"}
+BASE = {
+    *("files", "errors", "layout", "status", "ledger", "stage", "machine", "gpus", "versions", "shapes", "documents"),
+    *("locks", "safe_yaml"),
+}
 MAY_IMPORT = {
     "data": {"camera_paths"},
     "camera_paths": {"data"},
@@ -62,9 +65,9 @@ def test_nobody_imports_eval_as_a_bare_name_or_the_workflow_folder(repository):
 
 @pytest.mark.parametrize("module", ["fieldbook.cli", "fieldbook.scenes", "fieldbook.study", "methods.runner.config"])
 def test_cheap_modules_import_neither_torch_nor_a_model(module):
-    heavy = "('torch', 'nerfstudio.models', 'pycolmap', 'cv2', 'plotly')"
+    heavy = "('torch', 'nerfstudio.models', 'pycolmap', 'cv2', 'plotly', 'mlflow')"
     if module == "methods.runner.config":  # nerfstudio itself is loaded by then, and it imports torch and cv2
-        heavy = "('nerfstudio.models', 'pycolmap', 'plotly')"
+        heavy = "('nerfstudio.models', 'pycolmap', 'plotly', 'mlflow')"
     code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

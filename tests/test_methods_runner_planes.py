@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from camera_paths.formats import CameraPath
 from data.poses import Camera, look_at
+from fieldbook.files import read_json, write_json
 from fieldbook.layout import DatasetFiles, RunFiles
 
 from .runner_ball import FAR, NEAR, POI, RADIUS, SPEC, forbid_downloads, poses_around, run_files, write_dataset
@@ -65,22 +65,19 @@ def test_the_object_lies_inside_what_every_built_in_samples(
 
 def _untrained(run: RunFiles, dataset: DatasetFiles, method: str) -> RunFiles:
     """A run with a tiny model as it was initialised."""
-    import torch
-    import yaml
-
     from methods.runner.checkpoint import save_checkpoint, write_manifest
     from methods.runner.offline import quiet, without_downloads
-    from methods.runner.setup import build_config
+    from methods.runner.setup import build_config, plain_config
 
     small = {"pipeline.model.log2_hashmap_size": 10, "pipeline.model.grid_resolution": 8}
     overrides = small if method == "instant-ngp" else {}
-    config = build_config(run, dataset, {**SPEC, "method": method, "overrides": overrides})
+    spec = {**SPEC, "method": method, "overrides": overrides}
+    config = build_config(run, dataset, spec)
     with without_downloads(), quiet():
         pipeline = config.pipeline.setup(device="cpu", test_mode="inference")
     run.root.mkdir(parents=True)
-    run.config.write_text(yaml.dump(config))
-    nothing = SimpleNamespace(optimizers={}, schedulers={})
-    save_checkpoint(run, 0, pipeline, nothing, torch.amp.GradScaler("cpu", enabled=False))
+    write_json(run.run, {"spec": spec, "config": plain_config(config)})
+    save_checkpoint(run, 0, {"pipeline": pipeline.state_dict()}, None)
     write_manifest(run, 0)
     return run
 
@@ -99,7 +96,6 @@ def test_the_object_stays_between_the_planes_of_novel_views_at_every_distance(
     from methods.runner.views import View
 
     monkeypatch.setattr(setup, "check_needs", lambda *_: None)
-    monkeypatch.setattr(render, "check_machine", lambda *_: None)
     with quiet():
         model = render.LoadedModel(_untrained(run_files(tmp_path, method), dataset, method), dataset, "cpu")
     seen = []
@@ -116,11 +112,13 @@ def test_the_object_stays_between_the_planes_of_novel_views_at_every_distance(
     monkeypatch.delitem(model.model._modules, attribute, raising=False)
     monkeypatch.setattr(model.model, attribute, spy, raising=False)
 
-    def planes(distance: float, novel: bool = True) -> tuple[float, float]:
-        pose = look_at(np.array([distance, 0, 0]), POI, np.array([0.0, 0.0, 1.0]))
+    def planes_at(pose: np.ndarray) -> tuple[float, float]:
         with pytest.raises(_SeenError):
-            model.picture(View("v", Camera(1, 1, 400.0, 400.0, 0.5, 0.5), pose, novel))
+            model.picture(View("v", Camera(1, 1, 400.0, 400.0, 0.5, 0.5), pose))
         return seen[-1]
+
+    def planes(distance: float) -> tuple[float, float]:
+        return planes_at(look_at(np.array([distance, 0, 0]), POI, np.array([0.0, 0.0, 1.0])))
 
     for distance in (3.0, 0.3, 1.0, 3.0):
         near, far = planes(distance)
@@ -132,12 +130,21 @@ def test_the_object_stays_between_the_planes_of_novel_views_at_every_distance(
     assert planes(1.0) == pytest.approx((NEAR, FAR))
     assert planes(3.0) == pytest.approx((NEAR, FAR + 2))
     assert planes(0.3) == pytest.approx((0.3 * NEAR, FAR))
-    assert planes(3.0, novel=False) == planes(0.3, novel=False) == pytest.approx((NEAR, FAR))
+    for frame in read_json(dataset.transforms)["frames"]:  # held out or not: their own distances gave near and far
+        assert planes_at(np.array(frame["transform_matrix"])) == pytest.approx((NEAR, FAR))
 
 
-def test_only_paths_are_novel(dataset: DatasetFiles):
-    from methods.runner.views import held_out_views, path_views
+def test_the_planes_of_the_captures_own_cameras_stay_however_far_they_stood():
+    import torch
 
-    path = CameraPath.uniform(np.stack(poses_around(2)), Camera(4, 3, 4.0, 4.0, 2.0, 1.5), 4.0)
-    assert [v.novel for v in held_out_views(dataset)] == [False, False]
-    assert [v.novel for v in path_views(path)] == [True, True]
+    from methods.runner.planes import Planes
+
+    collider = SimpleNamespace(near_plane=NEAR, far_plane=FAR)
+    poses = torch.from_numpy(2 * np.stack(poses_around(3))[:, :3]).float()  # at distance 2
+    planes = Planes(SimpleNamespace(collider=collider, config=None), poses[1:])
+    seen = []
+    for pose in poses:
+        with planes.follow(pose[None]):
+            seen.append((collider.near_plane, collider.far_plane))
+    assert seen == [(NEAR, FAR + 1), (NEAR, FAR), (NEAR, FAR)]
+    assert (collider.near_plane, collider.far_plane) == (NEAR, FAR)

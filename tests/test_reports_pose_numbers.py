@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fieldbook.files import write_json
@@ -34,7 +35,7 @@ def fail(run: RunRecord, numbers: dict, stage: str = "poses") -> dict:
 def run(tmp_path) -> RunRecord:
     """A run with a complete poses.json that has no status yet."""
     run = record(tmp_path)
-    poses = {f"frame_0000{i}.png": [] for i in (0, 1, 2, 4)}
+    poses = {f"frame_0000{i}.png": np.eye(4).tolist() for i in (0, 1, 2, 4)}
     numbers = {"requested": 6, "registered": 5, "focal_ratio": 1.1, "gap_ratio": 2.0}
     write_json(run.poses.poses, numbers | {"poses": poses, "alignment": ALIGNMENT})
     return run

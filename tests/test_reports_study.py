@@ -157,7 +157,7 @@ def make_run(root: Path, run: dict, camera: Camera) -> None:
     folder, dataset, poses = (root / run[k] for k in ("dir", "dataset_dir", "poses_dir"))
     numbers = {"requested": n, "registered": 2 if infeasible else n, "focal_ratio": 1.01, "gap_ratio": 1.5}
     alignment = {"rotation_median_deg": 0.12, "centre_median": 0.003} if subset else None
-    cameras = {"poses": {name: [] for name in POOL[:n]}}
+    cameras = {"poses": {name: np.eye(4).tolist() for name in POOL[:n]}}
     write_json(PoseFiles(poses).poses, numbers | cameras | {"alignment": alignment, "policy": run["policy"]})
     finish(poses, "poses", 12.0, REASON if infeasible else "")
     if infeasible:

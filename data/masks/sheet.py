@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from data.alpha import read_shown
+from data.pictures import load_picture
 
 THUMBNAIL_LONG_SIDE = 240
 MAX_THUMBNAILS = 24
@@ -50,7 +51,7 @@ def contact_sheet(frames: Path, masks: Path, names: list[str], out: Path, backgr
 
 
 def _thumbnail(rgb: np.ndarray, mask: Path) -> np.ndarray:
-    picture, keep = rgb[..., ::-1], cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE)
+    picture, keep = rgb[..., ::-1], load_picture(mask, cv2.IMREAD_GRAYSCALE)
     scale = THUMBNAIL_LONG_SIDE / max(picture.shape[:2])
     size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
     small, small_keep = (cv2.resize(x, size, interpolation=cv2.INTER_AREA) for x in (picture, keep))

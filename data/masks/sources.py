@@ -8,11 +8,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from data.masks.sheet import contact_sheet
+from data.pictures import load_picture, open_picture
+from fieldbook.documents import CAPTURE, FRAMES, read_document
 from fieldbook.errors import UserError, nearest
-from fieldbook.files import atomic_dir, read_json
+from fieldbook.files import atomic_dir, user_path
 from fieldbook.layout import SceneFiles
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ def make_masks(files: SceneFiles, spec: dict[str, Any], mask: str) -> dict[str, 
     if mask not in spec["masks"]:
         raise UserError(f"mask {mask!r} is not one of the scene's; {nearest(mask, spec['masks'])}")
     source = spec["masks"][mask]
-    index = read_json(files.frames_index)
+    index = read_document(files.frames_index, FRAMES)
     names, size = [frame["name"] for frame in index["frames"]], (index["width"], index["height"])
     with atomic_dir(files.masks(mask)) as out:
         if source["kind"] == "truth":
@@ -48,7 +49,7 @@ def make_masks(files: SceneFiles, spec: dict[str, Any], mask: str) -> dict[str, 
         elif source["kind"] == "alpha":
             resized = _from_alpha(files.frames, names, out)
         elif source["kind"] == "folder":
-            resized = _from_folder(files, Path(source["path"]).expanduser(), out, size)
+            resized = _from_folder(files, user_path(source["path"]), out, size)
         else:
             raise UserError(f"masks.{mask}.kind {source['kind']!r} is unknown; {nearest(source['kind'], KINDS)}")
         coverages = [_coverage(out / name) for name in names]
@@ -62,11 +63,11 @@ def make_masks(files: SceneFiles, spec: dict[str, Any], mask: str) -> dict[str, 
 
 
 def _coverage(path: Path) -> float:
-    return float((cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) > 127).mean())
+    return float((load_picture(path, cv2.IMREAD_GRAYSCALE) > 127).mean())
 
 
 def _from_truth(files: SceneFiles, out: Path) -> int:
-    if not read_json(files.capture)["truth"]:
+    if not read_document(files.capture, CAPTURE)["truth"]:
         raise UserError("mask kind 'truth' needs a synthetic capture; for yours give {kind: folder, path: ...}")
     from data.synthetic.truth import truth_masks
 
@@ -77,7 +78,7 @@ def _from_truth(files: SceneFiles, out: Path) -> int:
 def _from_alpha(frames: Path, names: list[str], out: Path) -> int:
     """Keep what is at least half opaque."""
     for name in names:
-        picture = cv2.imread(str(frames / name), cv2.IMREAD_UNCHANGED)
+        picture = load_picture(frames / name, cv2.IMREAD_UNCHANGED)
         if picture.ndim != 3 or picture.shape[2] != 4:
             raise UserError(f"mask kind 'alpha': {frames / name} has no alpha channel; use {{kind: folder, path: ...}}")
         cv2.imwrite(str(out / name), np.where(picture[..., 3] >= 128, np.uint8(255), np.uint8(0)))
@@ -88,11 +89,11 @@ def _from_folder(files: SceneFiles, folder: Path, out: Path, size: Size) -> int:
     """Copy the user's masks as 0/255 in the frames' size; returns how many were resized."""
     if not folder.is_dir():
         raise UserError(f"no such folder of masks: {folder}")
-    raw = read_json(files.raw_index)
+    raw = read_document(files.raw_index, FRAMES)
     sources = {frame["name"]: frame.get("source") for frame in raw["frames"]}
     candidates = _by_stem(folder)
     resized = 0
-    for frame in read_json(files.frames_index)["frames"]:
+    for frame in read_document(files.frames_index, FRAMES)["frames"]:
         path = _find(candidates, folder, frame, sources.get(frame["name"]))
         keep, was_resized = _load(path, size, (raw["width"], raw["height"]))
         resized += was_resized
@@ -122,11 +123,8 @@ def _find(candidates: dict[str, Path], folder: Path, frame: dict[str, Any], sour
 
 def _load(path: Path, size: Size, raw_size: Size) -> tuple[np.ndarray, bool]:
     """Mask as uint8 ``[h, w]``, 0 or 255, and whether it had to be resized from the raw frames' size."""
-    try:
-        with Image.open(path) as image:
-            values = np.asarray(image.convert("L"))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path} is not a readable mask ({error}); replace it") from None
+    with open_picture(path) as image:
+        values = np.asarray(image.convert("L"))
     if 0 < values.max() <= 127:
         raise UserError(f"{path} has values up to {values.max()} only; a mask keeps what is above 127: use 0 and 255")
     keep = np.where(values > 127, np.uint8(255), np.uint8(0))

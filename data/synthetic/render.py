@@ -20,7 +20,7 @@ import numpy as np
 from data.poses import Camera
 from data.synthetic.card import seal
 from data.synthetic.scene import LEVELS, LIGHT_DIRECTION, Scene, build_scene
-from fieldbook.files import read_json
+from fieldbook.documents import TRUTH, read_document
 
 LEVEL_BIAS = -0.35  # towards the finer reduction: bilinear look-up blurs, too
 
@@ -46,7 +46,7 @@ def load_scene(truth: Path) -> Scene:
     Raises:
         UserError: No such file, or not JSON.
     """
-    made = read_json(truth / "scene.json")
+    made = read_document(truth / "scene.json", TRUTH)
     return build_scene(made["seed"], made["texels_per_metre"])
 
 

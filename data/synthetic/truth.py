@@ -16,7 +16,8 @@ from PIL import Image
 from data.align import align_poses
 from data.poses import Camera, Sim3
 from data.synthetic.render import render_depths, render_views
-from fieldbook.files import atomic_path, read_json
+from fieldbook.documents import FRAMES, REFERENCE, SCENE, TRUTH, read_document
+from fieldbook.files import atomic_path
 from fieldbook.layout import SceneFiles
 
 
@@ -30,13 +31,13 @@ def truth_from_scene(files: SceneFiles) -> Sim3:
         UserError: A file is missing.
         Infeasible: Fewer than two reference cameras agree with the truth.
     """
-    scene_from_colmap = Sim3.from_json(read_json(files.scene)["scene_from_colmap"])
+    scene_from_colmap = Sim3.from_json(read_document(files.scene, SCENE)["scene_from_colmap"])
     return truth_from_colmap(files) @ scene_from_colmap.inverse()
 
 
 def truth_from_colmap(files: SceneFiles) -> Sim3:
     """Map from the reference's COLMAP frame to the truth frame; needs no ``scene.json``. Raises as above."""
-    true, reference = _true_poses(files), _poses(read_json(files.reference_poses)["poses"])
+    true, reference = _true_poses(files), _poses(read_document(files.reference_poses, REFERENCE)["poses"])
     fixed = {name: true[_stem(name)] for name in reference}
     return align_poses(fixed, reference).fixed_from_moving
 
@@ -76,10 +77,10 @@ def truth_masks(files: SceneFiles, out_dir: Path) -> None:
         UserError: A file is missing.
         Infeasible: See ``truth_from_scene``.
     """
-    reference = read_json(files.reference_poses)
+    reference = read_document(files.reference_poses, REFERENCE)
     to_truth, true = truth_from_colmap(files), _true_poses(files)
     aligned = {name: to_truth.poses(pose) for name, pose in _poses(reference["poses"]).items()}
-    names = [frame["name"] for frame in read_json(files.frames_index)["frames"]]
+    names = [frame["name"] for frame in read_document(files.frames_index, FRAMES)["frames"]]
     poses = np.stack([aligned.get(name, true[_stem(name)]) for name in names])
     views = render_depths(files.truth, Camera(**reference["camera"]), poses)
     for name, (_, mask) in zip(names, views, strict=True):
@@ -87,7 +88,7 @@ def truth_masks(files: SceneFiles, out_dir: Path) -> None:
 
 
 def _true_poses(files: SceneFiles) -> dict[str, np.ndarray]:
-    return _poses(read_json(files.truth / "scene.json")["truth_from_camera"])
+    return _poses(read_document(files.truth / "scene.json", TRUTH)["truth_from_camera"])
 
 
 def _poses(listed: dict[str, Any]) -> dict[str, np.ndarray]:

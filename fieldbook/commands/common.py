@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
+from fieldbook.documents import Keys
 from fieldbook.errors import UserError
+from fieldbook.files import parse_json, read_text, user_path
 
 Spec = Annotated[str, arg(help="The stage's keys as JSON or @FILE; see `fieldbook plan --json`.", metavar="JSON")]
 SceneDir = Annotated[Positional[Path], arg(help="Folder of the scene: results/scenes/<scene>.")]
@@ -16,23 +17,17 @@ RunDir = Annotated[Positional[Path], arg(help="Folder of the run.")]
 Again = Annotated[bool, arg(help="Do it again, even if it was done before from the same inputs.")]
 
 
-class _Keys(dict[str, Any]):
-    """A JSON object whose missing keys are a mistake of the user's, not of ours."""
-
-    def __missing__(self, key: str) -> Any:
-        raise UserError(f"--spec has no key {key!r}; `fieldbook plan --json` prints whole ones")
-
-
 def load_spec(spec: str) -> dict[str, Any]:
     """The object that ``--spec`` gives.
 
     Raises:
-        UserError: It is not JSON, or no object; a missing key raises it when it is asked for.
+        UserError: It is not JSON with finite numbers, or no object; a missing key raises it when it is asked for.
     """
+    remedy = "`fieldbook plan --json` prints whole ones"
     try:
-        text = Path(spec[1:]).read_text(encoding="utf-8") if spec.startswith("@") else spec
-        value = json.loads(text, object_hook=_Keys)
-    except (OSError, ValueError) as error:
+        text = read_text(user_path(spec[1:])) if spec.startswith("@") else spec
+        value = parse_json(text, lambda entries: Keys(entries, "--spec", remedy))
+    except (UserError, ValueError) as error:
         raise UserError(f"--spec takes JSON or @FILE: {error}") from None
     if not isinstance(value, dict):
         raise UserError(f"--spec takes a JSON object, not {type(value).__name__}")

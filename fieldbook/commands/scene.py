@@ -15,9 +15,11 @@ from fieldbook.status import Status
 
 
 def _scene_stage(stage: str, scene: Path, spec: str, work: Callable[..., Any], *needs: str) -> Status:
+    from fieldbook.config import check_keys
     from fieldbook.scenes import refuse_change
 
     files, keys = SceneFiles(scene), load_spec(spec)
+    check_keys(keys, "scene")
     refuse_change(scene.name, files.status(stage), keys)
     return run_stage(stage, scene, lambda: work(files, keys), [files.status(n) for n in needs], keys)
 
@@ -122,8 +124,10 @@ def poses(
     Example: fieldbook poses results/scenes/card --count 6 --policy subset --spec @card.json
     """
     from data.subset_poses import PoseRequest, make_poses
+    from fieldbook.config import check_keys
 
     files, keys = SceneFiles(scene), load_spec(spec)
+    check_keys(keys, "scene")
     out = files.poses(count, policy, mapper, sfm_mask, sfm_seed, draw)
     request = PoseRequest(count, draw, policy, mapper, sfm_mask, sfm_seed)
     needs = [files.status("splits"), files.status("scene_frame")]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import Positional, arg
 
 from fieldbook.commands.common import load_spec
-from fieldbook.errors import UserError
+from fieldbook.errors import FieldbookError, UserError
 from fieldbook.layout import StudyFiles
 
 
@@ -65,6 +66,36 @@ def report(study: Annotated[Positional[Path], arg(help="results/<study>")]) -> N
     from reports.html import make_report
 
     make_report(study.parent, StudyFiles(study).resolved, StudyFiles(study))
+
+
+def sync(
+    study: Annotated[Positional[Path], arg(help="results/<study>")],
+    tracking_uri: Annotated[
+        str | None, arg(help="Of MLflow; else $MLFLOW_TRACKING_URI, else results/mlflow.db.")
+    ] = None,
+    never_fail: Annotated[
+        bool, arg(help="Say what went wrong and exit with 0: a study does not fail over it.")
+    ] = False,
+) -> None:
+    """Log to MLflow what its store does not have of a study's tables, curves and pictures; docs/tracking.md.
+
+    Example: fieldbook sync results/demo --tracking-uri http://localhost:5000
+    """
+    from eval.tracking import sync as work
+    from fieldbook.files import write_json
+
+    try:
+        numbers = work(StudyFiles(study), tracking_uri)
+    except Exception as error:
+        if not never_fail:
+            raise
+        if not isinstance(error, FieldbookError):
+            traceback.print_exc()
+        write_json(StudyFiles(study).sync, {"state": "queued", "reason": str(error), "numbers": {}})
+        print(f"fieldbook: {error}", file=sys.stderr)
+        return
+    write_json(StudyFiles(study).sync, {"state": "ok", "reason": "", "numbers": numbers})
+    print(f"{study.name}: " + ", ".join(f"{number} {name}" for name, number in numbers.items()))
 
 
 def doctor(

@@ -9,11 +9,13 @@ from nerfstudio.configs.base_config import ViewerConfig
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.engine.optimizers import AdamOptimizerConfig, OptimizerConfig
-from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
+from nerfstudio.engine.schedulers import ExponentialDecayScheduler, ExponentialDecaySchedulerConfig
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.models.base_model import ModelConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 from nerfstudio.plugins.types import MethodSpecification
+
+from methods.hash_nerf.datamanager import HashNerfDataManager
 
 
 def build_model(config: HashNerfModelConfig, **kwargs: Any) -> Any:
@@ -30,18 +32,21 @@ def build_pipeline(config: HashNerfPipelineConfig, **kwargs: Any) -> Any:
     return HashNerfPipeline(config, **kwargs)
 
 
-def build_datamanager(config: HashNerfDataManagerConfig, **kwargs: Any) -> Any:
-    """The data manager; imported when it is built."""
-    from methods.hash_nerf.datamanager import HashNerfDataManager
-
-    return HashNerfDataManager(config, **kwargs)
-
-
 def build_grid_adam(params: Any, **kwargs: Any) -> Any:
     """The grid's optimiser; imported when it is built."""
     from methods.kernels.adam import GridAdam
 
     return GridAdam(params, **kwargs)
+
+
+class PlainDecay(ExponentialDecayScheduler):
+    """nerfstudio's decay in Python's floats: those of NumPy are why torch 2.6 refuses what ``ns-train`` saves."""
+
+    def get_scheduler(self, optimizer: Any, lr_init: float) -> Any:
+        """The schedule; every rate after the first step is a plain number."""
+        scheduler: Any = super().get_scheduler(optimizer, lr_init)
+        scheduler.lr_lambdas = [lambda step, rate=rate: float(rate(step)) for rate in scheduler.lr_lambdas]
+        return scheduler
 
 
 @dataclass
@@ -134,7 +139,7 @@ class HashNerfModelConfig(ModelConfig):
 class HashNerfDataManagerConfig(VanillaDataManagerConfig):
     """nerfstudio's data manager, which keeps the alpha channel of pictures."""
 
-    _target: Any = field(default_factory=lambda: build_datamanager)
+    _target: Any = field(default_factory=lambda: HashNerfDataManager)  # ns-render looks for a class
 
 
 @dataclass
@@ -156,7 +161,7 @@ class HashNerfPipelineConfig(VanillaPipelineConfig):
 def hash_nerf_config() -> TrainerConfig:
     """hash-nerf as published: 2^18 samples a step, 16 levels of 2 features, tables of 2^19 rows."""
     steps = 20_000
-    decay = ExponentialDecaySchedulerConfig(lr_final=1e-4, max_steps=steps)
+    decay = ExponentialDecaySchedulerConfig(_target=PlainDecay, lr_final=1e-4, max_steps=steps)
     return TrainerConfig(
         method_name="hash-nerf",
         steps_per_eval_batch=0,

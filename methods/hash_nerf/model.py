@@ -219,6 +219,12 @@ class HashNerfModel(Model):
         psnr = peak_signal_noise_ratio(outputs["rgb"], truth, data_range=1.0)
         return {"psnr": float(psnr)}, {"img": torch.cat([truth, outputs["rgb"]], dim=1)}
 
+    def get_rgba_image(self, outputs: Any, output_name: str = "rgb") -> Tensor:
+        """A rendered picture with straight alpha in place of the background, ``[..., 4]``, for nerfstudio's exports."""
+        opacity = outputs["accumulation"]
+        emitted = outputs[output_name] - (1 - opacity) * self.render_background()
+        return torch.cat([(emitted / opacity.clamp(min=MET)).clamp(0, 1), opacity], dim=-1)
+
 
 def mean_depth(depth: Tensor, opacity: Tensor, far: float) -> Tensor:
     """Mean distance of what a ray meets, ``[N, 1]``; ``far`` where it meets next to nothing.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import pickle
 import re
 import shutil
 from pathlib import Path
@@ -13,14 +12,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from fieldbook.documents import MANIFEST, RESUME, read_document
 from fieldbook.errors import UserError
-from fieldbook.files import atomic_path, read_json, sha256_file, write_json
+from fieldbook.files import atomic_path, sha256_file, write_json
 from fieldbook.layout import RunFiles
+from methods.runner.tensors import load_tensors
 
 log = logging.getLogger(__name__)
 
 KEPT = 2
 """Checkpoints kept while training: the newest, and one to go back to."""
+_PARTS = ("pipeline", "optimizers", "schedulers", "scalers", "fieldbook")
 _NAME = re.compile(r"step-(\d{9})\.ckpt")
 
 
@@ -82,9 +84,9 @@ def _write(path: Path, state: dict[str, Any]) -> None:
 
 def _entries(run: RunFiles, identity: str) -> list[dict[str, Any]]:
     try:
-        record = read_json(run.resume)
+        record = read_document(run.resume, RESUME)
         return list(record["checkpoints"]) if record["identity"] == identity else []
-    except (UserError, KeyError, TypeError):
+    except UserError:
         return []
 
 
@@ -105,10 +107,10 @@ def newest_checkpoint(run: RunFiles, identity: str) -> dict[str, Any] | None:
         path = run.checkpoints / str(entry["checkpoint"])
         try:
             if sha256_file(path) == entry["sha256"]:
-                return torch.load(path, map_location="cpu", weights_only=True)
+                return _read(path, *_PARTS)
             problem = "its content is not what was written"
-        except (OSError, RuntimeError, pickle.UnpicklingError) as error:
-            problem = str(error).splitlines()[0]
+        except (OSError, UserError) as error:
+            problem = str(error)
         log.warning("%s is damaged (%s)", path, problem)
     if entries:
         log.warning("no checkpoint of %s is whole: training starts again from step 0", run.root)
@@ -143,12 +145,20 @@ def read_checkpoint(run: RunFiles) -> dict[str, Any]:
     """Load the final checkpoint onto the CPU.
 
     Raises:
-        UserError: The run has none, or the file is not the one its manifest describes.
+        UserError: The run has none, the file is not the one its manifest describes, or it holds more than tensors and
+            plain values.
     """
-    manifest = read_json(run.checkpoint_manifest)
+    manifest = read_document(run.checkpoint_manifest, MANIFEST)
     path = run.checkpoints / str(manifest["checkpoint"])
     if not path.is_file():
         raise UserError(f"no checkpoint {path}; train the run again with `fieldbook train`")
     if sha256_file(path) != manifest["sha256"]:
         raise UserError(f"{path} is not the checkpoint its manifest describes; train the run again")
-    return torch.load(path, map_location="cpu", weights_only=True)
+    return _read(path, "pipeline")
+
+
+def _read(path: Path, *parts: str) -> dict[str, Any]:
+    state = load_tensors(path)
+    if not isinstance(state.get("step"), int) or not all(isinstance(state.get(part), dict) for part in parts):
+        raise UserError(f"{path} lacks its step, or one of {', '.join(parts)}; train the run again")
+    return state

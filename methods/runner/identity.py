@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from fieldbook.errors import UserError
-from fieldbook.files import read_json, sha256_file
+from fieldbook.files import sha256_file
 from fieldbook.layout import DatasetFiles, RunFiles
 from fieldbook.versions import versions
+from methods.runner.transforms import read_transforms
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ("methods", "data")
@@ -60,7 +61,7 @@ def _sources() -> str:
 
 
 def _pictures(dataset: DatasetFiles) -> dict[str, str]:
-    meta, folder = read_json(dataset.transforms), dataset.transforms.parent
+    meta, folder = read_transforms(dataset.transforms), dataset.transforms.parent
     names = {frame[key] for frame in meta["frames"] for key in ("file_path", "mask_path") if key in frame}
     names |= {meta[key] for key in ("ply_file_path", "scene_json") if key in meta}
     missing = [name for name in sorted(names) if not (folder / name).is_file()]

@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
-import yaml
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from PIL import Image
 
 from camera_paths.formats import read_camera_path
-from camera_paths.video import write_mp4
 from data.poses import Camera
 from fieldbook.errors import UserError
-from fieldbook.files import atomic_dir, read_json, write_json
+from fieldbook.files import atomic_dir, write_json
 from fieldbook.layout import DatasetFiles, RunFiles
 from methods.presets import method_entry
 from methods.runner.checkpoint import read_checkpoint
-from methods.runner.needs import check_machine
 from methods.runner.offline import quiet, without_downloads
 from methods.runner.progress import Progress
+from methods.runner.rebuild import rebuild_config
+from methods.runner.renders import quantise, record, write_colours, write_film
 from methods.runner.setup import (
     out_of_memory_is_infeasible,
-    resolve_device,
     seed_everything,
     set_threads,
 )
-from methods.runner.views import Planes, View, held_out_views, path_views
+from methods.runner.views import View, held_out_views, path_views
 
 CPU_CHUNK = 4096  # rays; a GPU's 32768 would take gigabytes of intermediate features on a host
 
@@ -84,21 +80,6 @@ def render(run: RunFiles, dataset: DatasetFiles, paths: Mapping[str, Path], spec
     return {"views": len(records), "rays": sum(r["rays"] for r in records), **_speed(records)}
 
 
-def is_rendered(run: RunFiles, paths: Iterable[str], numbers: dict[str, Any]) -> bool:
-    """Whether the views of a finished rendering are still there.
-
-    Args:
-        run: The run's files.
-        paths: Names of the paths that were rendered besides the test views.
-        numbers: Of the rendering's status.
-    """
-    folders = [run.test, *map(run.path, paths)]
-    if not all((folder / "renders.json").is_file() for folder in folders):
-        return False
-    names = [folder / f"{v['name']}.png" for folder in folders for v in read_json(folder / "renders.json")["views"]]
-    return len(names) == numbers["views"] and all(name.is_file() for name in names)
-
-
 class LoadedModel:
     """A run's model with its final checkpoint, ready to render.
 
@@ -109,34 +90,27 @@ class LoadedModel:
     """
 
     def __init__(self, run: RunFiles, dataset: DatasetFiles, device: str):
-        if not run.config.is_file():
-            raise UserError(f"no {run.config}; train the run first with `fieldbook train`")
-        config = yaml.load(run.config.read_text(encoding="utf-8"), Loader=yaml.Loader)  # our own file
-        self.method, self.device = config.method_name, resolve_device(device)
-        check_machine(self.method, self.device)
-        datamanager = config.pipeline.datamanager
-        datamanager.data = datamanager.dataparser.data = dataset.transforms
+        config = rebuild_config(run, dataset, device)
+        self.method, self.device = str(config.method_name), config.machine.device_type
+        model = config.pipeline.model
         if self.device == "cpu":
-            model = config.pipeline.model
             model.eval_num_rays_per_chunk = min(model.eval_num_rays_per_chunk, CPU_CHUNK)
         seed_everything(config.machine.seed)
         with without_downloads():
             pipeline = config.pipeline.setup(device=self.device, test_mode="inference")
         state = read_checkpoint(run)
         self.step = int(state["step"])
-        pipeline.load_pipeline(state["pipeline"], self.step)
+        _load(pipeline, state["pipeline"], self.step, run)
         self.model = pipeline.eval().model
-        self.planes = Planes(self.model)
 
     def picture(self, view: View) -> Picture:
         """Render one view."""
-        self.planes.follow(view)
         cameras = _cameras(view).to(self.device)
         started = self._now()
         with torch.no_grad():
             outputs = self.model.get_outputs_for_camera(cameras)
         seconds = self._now() - started
-        rgb, depth, opacity = (_pick(outputs, n) for n in ("rgb", "depth", "accumulation"))
+        rgb, depth, opacity = (pick(outputs, n) for n in ("rgb", "depth", "accumulation"))
         depth = depth[..., 0] * (_ray_lengths(view.camera) if method_entry(self.method).depth_is_z else 1)
         return Picture(
             np.clip(rgb, 0, 1), depth.astype(np.float32), np.clip(np.nan_to_num(opacity[..., 0]), 0, 1), seconds
@@ -148,7 +122,16 @@ class LoadedModel:
         return time.perf_counter()
 
 
-def _pick(outputs: Mapping[str, torch.Tensor], name: str) -> np.ndarray:
+def _load(pipeline: Any, tensors: dict[str, Any], step: int, run: RunFiles) -> None:
+    try:
+        pipeline.load_pipeline(tensors, step)
+    except (RuntimeError, AttributeError, TypeError) as error:
+        if isinstance(error, RuntimeError) and "state_dict" not in str(error):  # out of memory, say
+            raise
+        raise UserError(f"the checkpoint of {run.root} does not fit its model; train the run again") from error
+
+
+def pick(outputs: Mapping[str, torch.Tensor], name: str) -> np.ndarray:
     """An output by name; coarse-to-fine methods call it ``<name>_fine``."""
     value = outputs[name] if name in outputs else outputs[f"{name}_fine"]
     return value.float().cpu().numpy()
@@ -184,41 +167,19 @@ def _render_folder(
         for view in views:
             picture = model.picture(view)
             write_picture(temporary, view.name, picture)
-            records.append(_record(view, picture.seconds))
+            records.append(record(view, picture.seconds))
             progress.update(progress.done + 1, **{"rays/s": records[-1]["rays"] / picture.seconds})
         if source is not None:
-            shutil.copyfile(source, temporary / "camera_path.json")
-            write_mp4(_frames(temporary, views), temporary / "path.mp4", fps)
+            write_film(temporary, views, source, fps)
         write_json(temporary / "renders.json", {"views": records, **_speed(records), "step": model.step})
     return records
 
 
 def write_picture(folder: Path, name: str, picture: Picture) -> None:
     """Write ``<name>.png``, ``.rgb16.png``, ``.depth.npy`` and ``.opacity.png`` into ``folder``."""
-    Image.fromarray(_quantise(picture.rgb, np.uint8)).save(folder / f"{name}.png")
-    # Pillow has no 16-bit RGB; OpenCV does, in BGR order.
-    cv2.imwrite(str(folder / f"{name}.rgb16.png"), _quantise(picture.rgb, np.uint16)[..., ::-1])
+    write_colours(folder, name, picture.rgb)
     np.save(folder / f"{name}.depth.npy", picture.depth)
-    Image.fromarray(_quantise(picture.opacity, np.uint8)).save(folder / f"{name}.opacity.png")
-
-
-def _quantise(values: np.ndarray, kind: type[np.unsignedinteger]) -> np.ndarray:
-    return np.round(values.astype(np.float64) * np.iinfo(kind).max).astype(kind)
-
-
-def _frames(folder: Path, views: list[View]) -> Iterator[np.ndarray]:
-    for view in views:
-        yield np.asarray(Image.open(folder / f"{view.name}.png"))
-
-
-def _record(view: View, seconds: float) -> dict[str, Any]:
-    return {
-        "name": view.name,
-        "rays": view.camera.width * view.camera.height,
-        "seconds": round(seconds, 6),
-        "camera": view.camera.to_json(),
-        "pose": view.pose.tolist(),
-    }
+    Image.fromarray(quantise(picture.opacity, np.uint8)).save(folder / f"{name}.opacity.png")
 
 
 def _speed(records: list[dict[str, Any]]) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,17 +16,32 @@ from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager
 from nerfstudio.data.datamanagers.parallel_datamanager import ParallelDataManager
 from nerfstudio.models.instant_ngp import InstantNGPModelConfig
 
+from fieldbook.documents import Document, check_document
 from fieldbook.errors import Infeasible, UserError, nearest
-from fieldbook.files import read_json
 from fieldbook.layout import DatasetFiles, RunFiles
+from fieldbook.shapes import mapping, maybe, plain, record, text, whole
 from methods.presets import preset_overrides
 from methods.runner.config import FieldbookDataParserConfig
-from methods.runner.dataparser import read_scene, scene_gives
 from methods.runner.needs import check_machine, check_needs
 from methods.runner.overrides import apply_overrides
+from methods.runner.planes import keep_planes
 from methods.runner.registry import TrainerConfig, method_config
+from methods.runner.transforms import read_scene, read_transforms, scene_gives
 
 DEVICES = ("auto", "cpu", "cuda")
+_SPEC = Document(
+    record(
+        {"method": text},
+        {
+            "preset": text,
+            "overrides": mapping(plain, text),
+            "seed": whole(),
+            "device": text,
+            "torch_threads": maybe(whole(high=1024)),
+        },
+    ),
+    "`fieldbook plan --json` prints whole ones",
+)
 
 
 def resolve_device(asked: str) -> Literal["cpu", "cuda"]:
@@ -109,9 +125,12 @@ def apply_background(config: Any, background: str | None) -> None:
         model.background_color = background
 
 
-def _in_process(datamanager: Any) -> None:
-    # The parallel one draws its rays in child processes: not reproducible. Only the target changes: nerfstudio's own
-    # tools put theirs back when they open the run, and find the config class they expect.
+def in_process(datamanager: Any) -> None:
+    """Let a data manager's config build the one that works in this process.
+
+    The parallel one draws its rays in child processes: not reproducible. Only the target changes: nerfstudio's own
+    tools put theirs back when they open the run, and find the config class they expect.
+    """
     if getattr(datamanager, "_target", None) is ParallelDataManager:
         datamanager._target = VanillaDataManager
 
@@ -128,10 +147,19 @@ def _place(config: TrainerConfig, run: RunFiles, method: str) -> None:
     root = run.root
     if root.parent.name != method:
         raise UserError(f"run folder {root} must lie in a folder named after its method, {method!r}")
-    config.method_name, config.timestamp = method, root.name
+    config.timestamp = root.name
     config.experiment_name, config.output_dir = root.parent.parent.name, root.parent.parent.parent
     if config.get_base_dir().resolve() != root.resolve():
         raise UserError(f"run folder {root} must lie at least two folders deep, <experiment>/{method}/<run>")
+
+
+def for_any_folder(config: TrainerConfig) -> TrainerConfig:
+    """A copy with absolute paths: nerfstudio's tools take those of a ``config.yml`` from where they are started."""
+    config = deepcopy(config)
+    config.output_dir = config.output_dir.absolute()
+    datamanager: Any = config.pipeline.datamanager
+    datamanager.data = datamanager.dataparser.data = datamanager.data.absolute()
+    return config
 
 
 def _sample_inside_masks(pixel_sampler: Any, frames: int) -> None:
@@ -145,38 +173,51 @@ def _sample_inside_masks(pixel_sampler: Any, frames: int) -> None:
 
 
 def build_config(run: RunFiles, dataset: DatasetFiles, spec: dict[str, Any]) -> TrainerConfig:
+    """``resolve_config``, with the run's folder as nerfstudio's base folder.
+
+    Raises:
+        UserError: As ``resolve_config``; or the folder is not one that nerfstudio could have chosen.
+        Infeasible: As ``resolve_config``.
+    """
+    config = resolve_config(dataset, spec)
+    _place(config, run, spec["method"])
+    return config
+
+
+def resolve_config(dataset: DatasetFiles, spec: dict[str, Any]) -> TrainerConfig:
     """Resolve a run's spec: nerfstudio's defaults, fixed cameras, preset, the scene's bounds and background, overrides.
 
     Args:
-        run: The run's files; its folder becomes nerfstudio's base folder.
         dataset: The dataset's files.
         spec: ``method``, and optionally ``preset``, ``overrides``, ``seed``, ``device``.
 
     Raises:
-        UserError: Unknown method, preset, device or override.
+        UserError: Unknown method, preset, device or override, or a value of the wrong type.
         Infeasible: The method cannot run on this scene or machine.
     """
+    check_document(spec, "the spec of the run", _SPEC)
     method = spec["method"]
     config = method_config(method)
     device = resolve_device(spec.get("device", "auto"))
     gives = scene_gives(dataset.transforms)
     check_needs(method, device, gives)
-    _place(config, run, method)
+    config.method_name = method
     config.vis, config.machine.seed, config.machine.device_type = "tensorboard", spec.get("seed", 0), device
     config.data = None
     datamanager: Any = config.pipeline.datamanager
-    _in_process(datamanager)
+    in_process(datamanager)
     _parse_our_datasets(datamanager, dataset.transforms)
     datamanager.data = dataset.transforms
     if "masks" in gives and hasattr(datamanager, "pixel_sampler"):
-        _sample_inside_masks(datamanager.pixel_sampler, len(read_json(dataset.transforms)["train_filenames"]))
+        _sample_inside_masks(datamanager.pixel_sampler, len(read_transforms(dataset.transforms)["train_filenames"]))
     if hasattr(datamanager, "train_cameras_sampling_seed"):  # whole-image methods shuffle with a seed of their own
         datamanager.train_cameras_sampling_seed = config.machine.seed
     fix_cameras_and_appearance(config.pipeline.model)
     apply_overrides(config, preset_overrides(method, spec.get("preset", "paper")))
     apply_scene_bounds(config, read_scene(dataset.transforms))
-    apply_background(config, read_json(dataset.transforms).get("background"))
+    apply_background(config, read_transforms(dataset.transforms).get("background"))
     apply_overrides(config, spec.get("overrides", {}))
+    keep_planes(config.pipeline.model)
     return config
 
 

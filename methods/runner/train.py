@@ -15,16 +15,17 @@ from nerfstudio.engine.callbacks import TrainingCallbackAttributes, TrainingCall
 from nerfstudio.engine.optimizers import Optimizers
 
 from fieldbook.errors import Infeasible
-from fieldbook.files import sha256_file, write_json, write_text
+from fieldbook.files import atomic_path, sha256_file, write_json, write_text
 from fieldbook.layout import DatasetFiles, RunFiles
 from fieldbook.machine import cpu_name
-from fieldbook.versions import versions
+from fieldbook.versions import lock_sha256, versions
 from methods.presets import method_entry
 from methods.runner.checkpoint import newest_checkpoint, save_checkpoint, write_manifest
 from methods.runner.identity import training_identity
 from methods.runner.interrupt import SaveOnSignal
 from methods.runner.meter import Meter
 from methods.runner.offline import quiet, without_downloads
+from methods.runner.pictures import checked_pictures
 from methods.runner.progress import Progress, TrainLog
 from methods.runner.registry import TrainerConfig
 from methods.runner.resume import (
@@ -39,6 +40,7 @@ from methods.runner.resume import (
 )
 from methods.runner.setup import (
     build_config,
+    for_any_folder,
     out_of_memory_is_infeasible,
     plain_config,
     reproducible,
@@ -82,7 +84,8 @@ def train(run: RunFiles, dataset: DatasetFiles, spec: dict[str, Any]) -> dict[st
     with out_of_memory_is_infeasible(trainer.where), quiet(), reproducible(trainer.device):
         before = newest_checkpoint(run, trainer.identity)
         seed_everything(config.machine.seed)
-        trainer.build(before)
+        with checked_pictures(dataset):
+            trainer.build(before)
         _describe(run, dataset, spec, config, threads)
         numbers = trainer.loop()
     return {**numbers, "device": device_name(config.machine.device_type), "torch_threads": threads}
@@ -136,7 +139,8 @@ class Trainer:
         self._fresh = attributes(self.pipeline)
         self._restore(before)
         outputs = self.pipeline.datamanager.train_dataparser_outputs
-        outputs.save_dataparser_transform(self.run.root / "dataparser_transforms.json")
+        with atomic_path(self.run.root / "dataparser_transforms.json") as temporary:
+            outputs.save_dataparser_transform(temporary)
 
     def _restore(self, before: dict[str, Any] | None) -> None:
         """Put everything but the model's tensors back to a checkpoint, or take this as the beginning."""
@@ -303,7 +307,7 @@ class Trainer:
 def _describe(run: RunFiles, dataset: DatasetFiles, spec: dict[str, Any], config: TrainerConfig, threads: int) -> None:
     """Write ``config.yml`` (nerfstudio's form) and ``run.json`` (plain): everything that defines the run."""
     method = method_entry(spec["method"])
-    write_text(run.config, yaml.dump(config))
+    write_text(run.config, yaml.dump(for_any_folder(config)))
     write_json(
         run.run,
         {
@@ -313,6 +317,7 @@ def _describe(run: RunFiles, dataset: DatasetFiles, spec: dict[str, Any], config
             "transforms_sha256": sha256_file(dataset.transforms),
             "config": plain_config(config),
             "versions": versions(),
+            "lock_sha256": lock_sha256(),
             "device": device_name(config.machine.device_type),
             "torch_threads": threads,
         },

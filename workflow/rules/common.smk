@@ -1,19 +1,29 @@
 """Everything the rules share: the study, where its files are, and what this machine can carry."""
 
+import hashlib
 import json
+import os
 import sys
 from pathlib import Path
 
+from fieldbook.config import read_config
 from fieldbook.errors import UserError
+from fieldbook.files import read_json
+from fieldbook.gpus import visible_devices
 from fieldbook.layout import RunFiles, status_path
 from fieldbook.locks import free_stale_lock
-from fieldbook.machine import has_gpu, usable_cpus, usable_memory_mb
+from fieldbook.machine import usable_cpus, usable_memory_mb
 from fieldbook.scenes import check_scenes, make, stage_spec
+from fieldbook.slurm import keep_unanswered_jobs
+from fieldbook.study import scores_with_lpips
+from methods.external.template import Commands, runs_commands
 
 
 def load():
     """The study of this invocation; a mistake in the config ends it with one line."""
     try:
+        for path in workflow.configfiles:
+            read_config(Path(path))  # Snakemake reads it less strictly
         study = make(config)
         check_scenes(study)
     except UserError as error:
@@ -23,7 +33,7 @@ def load():
 
 
 STUDY = load()
-if free_stale_lock():
+if free_stale_lock(remove=workflow.is_main_process):
     print("The lock of a Snakemake that died was removed.", file=sys.stderr)
 ROOT = STUDY.results.root.as_posix()
 HERE = STUDY.files.root.as_posix()
@@ -35,7 +45,12 @@ POSES = {run.poses(STUDY.results).root.as_posix(): run for run in STUDY.runs}
 METHODS = STUDY.method_specs()
 CPUS = usable_cpus()
 TORCH_CPUS = min(STUDY.config["torch_threads"], CPUS)
-GPU = int(STUDY.config["device"] != "cpu" and has_gpu())
+MAY_USE_GPU = STUDY.config["device"] != "cpu"
+# A cluster's GPUs are not in the machine that submits: there, a job asks for one unless the study says device: cpu.
+CLUSTER = workflow.global_resources["_nodes"].value is not None or not workflow.is_main_process
+GPUS = len(visible_devices()) if MAY_USE_GPU and not CLUSTER else 0
+GPU = int(MAY_USE_GPU and (CLUSTER or GPUS > 0))
+SCORE_GPU = GPU if scores_with_lpips(STUDY.score_spec()) else 0
 ENV = "../envs/fieldbook.yaml"
 
 
@@ -49,13 +64,14 @@ def limit_to_machine():
     """Keep local jobs within this machine whatever --cores says; --resources overrides, a cluster has no limit."""
     if workflow.global_resources["_nodes"].value is not None:
         return
-    # torch takes the first GPU: two jobs at a time would share its memory and time each other wrongly.
-    for name, value in {"cpus": CPUS, "mem_mb": usable_memory_mb(), "gpu": 1}.items():
+    # Snakemake only counts GPUs; fieldbook.gpus says which one a job has.
+    for name, value in {"cpus": CPUS, "mem_mb": usable_memory_mb(), "gpu": max(GPUS, 1)}.items():
         if name not in workflow.resource_settings.resources:
             workflow.register_resource(name, value)
 
 
 limit_to_machine()
+keep_unanswered_jobs()
 
 
 def spec(value):
@@ -117,11 +133,18 @@ def dataset_inputs(wildcards):
     return [run.poses(STUDY.results).status().as_posix(), *(scene.status(s).as_posix() for s in stages)]
 
 
+def command_files(run, stage):
+    """The user's own files that stand in an external method's command, so that editing them runs it again."""
+    spec = STUDY.train_spec(run)
+    return [p.as_posix() for p in Commands.of(spec).named_files(stage)] if runs_commands(spec) else []
+
+
 def train_inputs(wildcards):
-    """The dataset, and the early check of the method."""
+    """The dataset, the early check of the method, and an external method's scripts."""
     run = RUNS[wildcards.run]
     check = STUDY.files.method(f"{run.method}-{run.variant}")
-    return [run.dataset(STUDY.results).status().as_posix(), status_path(check, "method").as_posix()]
+    status = [run.dataset(STUDY.results).status().as_posix(), status_path(check, "method").as_posix()]
+    return status + command_files(run, "train")
 
 
 def path_folders(scene):
@@ -130,12 +153,33 @@ def path_folders(scene):
 
 
 def render_inputs(wildcards):
-    """The training and every path."""
-    folders = [Path(folder) for folder in path_folders(RUNS[wildcards.run].scene)]
+    """The training, every path, and an external method's scripts."""
+    run = RUNS[wildcards.run]
+    folders = [Path(folder) for folder in path_folders(run.scene)]
     own = status_path(Path(wildcards.run), "train")
-    return [own.as_posix(), *(status_path(folder, "path").as_posix() for folder in folders)]
+    status = [own.as_posix(), *(status_path(folder, "path").as_posix() for folder in folders)]
+    return status + command_files(run, "render")
 
 
 def all_scores(_wildcards):
     """Status files of every run's scoring."""
     return [RunFiles(Path(folder)).status("score").as_posix() for folder in RUNS]
+
+
+def store_hash():
+    """The tracking store as a param: not by its URI, which may hold a password."""
+    return hashlib.sha256(os.environ.get("MLFLOW_TRACKING_URI", "").encode()).hexdigest()[:12]
+
+
+def queued():
+    """Why the last sync could not log everything; empty where it did, or was not there."""
+    try:
+        return read_json(STUDY.files.sync)["reason"] if STUDY.files.sync.exists() else ""
+    except (UserError, KeyError, TypeError):
+        return f"{STUDY.files.sync} is damaged"
+
+
+def say_if_queued():
+    """A study does not fail over its tracking, but somebody has to say it."""
+    if reason := queued():
+        print(f"Tracking: {reason}", file=sys.stderr)

@@ -83,7 +83,7 @@ rule score:
         ENV
     resources:
         cpus=1,
-        gpu=GPU,
+        gpu=SCORE_GPU,
         mem_mb=3000,
     shell:
         "fieldbook score {wildcards.run:q} --spec {params.spec:q} --paths {params.paths:q} > {log:q} 2>&1"

@@ -1,4 +1,4 @@
-"""Tables and report of the study."""
+"""Tables, report and tracking of the study."""
 
 
 rule tables:
@@ -13,7 +13,7 @@ rule tables:
         cells=report(STUDY.files.cells_csv.as_posix(), caption="../report/cells.rst", category="Tables"),
     params:
         folder=lambda wildcards, output: Path(output.study).parent.as_posix(),
-        config=spec(STUDY.config),
+        config=lambda wildcards: spec(STUDY.config),  # a string would have its braces filled in
     log:
         f"{HERE}/logs/tables.log",
     benchmark:
@@ -45,3 +45,36 @@ rule report:
         mem_mb=2000,
     shell:
         "fieldbook report {params.folder:q} > {log:q} 2>&1"
+
+
+# A sync that could not log everything is to be done again, though its output is there.
+if workflow.is_main_process and queued():
+    STUDY.files.sync.unlink()
+
+
+rule sync:
+    input:
+        rules.tables.output,
+    output:
+        status=STUDY.files.sync.as_posix(),
+    params:
+        folder=lambda wildcards, output: Path(output.status).parent.as_posix(),
+        # Another store is logged to anew.
+        store=store_hash(),
+    log:
+        f"{HERE}/logs/sync.log",
+    benchmark:
+        f"{HERE}/logs/sync.tsv"
+    conda:
+        ENV
+    resources:
+        cpus=1,
+        mem_mb=1500,
+    # A cluster's nodes may not reach the store; and SQLite's write-ahead log is for one host.
+    localrule: True
+    shell:
+        "fieldbook sync {params.folder:q} --never-fail > {log:q} 2>&1"
+
+
+onsuccess:
+    say_if_queued()
