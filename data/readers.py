@@ -89,8 +89,9 @@ class VideoSource:
         if not self.path.is_file():
             raise UserError(f"no such video file: {self.path}")
         try:
-            # With its protocol, for a name may look like another one's; tags are in any encoding, or in none.
-            container = av.open(f"file:{self.path}", options=_OPTIONS, metadata_errors="replace")
+            # With its protocol, for a name may look like another one's; tags are in any encoding, or in none. Not as
+            # `options`: PyAV 16 frees those once per stream, also of streams that it finds later, and crashes.
+            container = av.open(f"file:{self.path}", container_options=_OPTIONS, metadata_errors="replace")
         except (av.FFmpegError, OSError) as error:
             raise UserError(
                 f"{self.path} is no readable video ({_reason(error)}); copy it again, or export it as MP4 "

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from eval.tracking_files import read_rows
+from fieldbook import documents
+from fieldbook.documents import read_document
 from fieldbook.errors import UserError
-from fieldbook.files import read_json, sha256_file
+from fieldbook.files import inside, sha256_file
 from fieldbook.layout import RunFiles, StudyFiles, ledger_path
 from fieldbook.status import INFEASIBLE, OK
 
@@ -102,12 +104,12 @@ def read_plan(study: StudyFiles) -> Plan:
     """Read ``study.json``, the tables, and what the runs left beside them.
 
     Raises:
-        UserError: The study has no tables yet.
+        UserError: The study has no tables yet, or a file is damaged.
     """
     if not (study.resolved.exists() and study.runs_csv.exists() and study.cells_csv.exists()):
         raise UserError(f"{study.root} has no tables yet; run `fieldbook tables` for this study first")
-    content = read_json(study.resolved)
-    rows = {row["run"]: row for row in read_rows(study.runs_csv)}
+    content = read_document(study.resolved, documents.STUDY)
+    rows = {row["run"]: row for row in read_rows(study.runs_csv, ("run", "state", "stage", "reason"))}
     runs = [
         _run_entry(study, content, entry, rows[entry["id"]])
         for entry in content["runs"]
@@ -115,7 +117,7 @@ def read_plan(study: StudyFiles) -> Plan:
     ]
     cells = [
         _cell_entry(content["study"], row, runs_of_cell)
-        for row in read_rows(study.cells_csv)
+        for row in read_rows(study.cells_csv, ("cell",))
         if (runs_of_cell := [r for r in runs if r.cell == row["cell"]])
     ]
     keys = {(kind, e[name]) for e in content["runs"] for kind, name in ((RUN, "id"), (CELL, "cell"))}
@@ -123,9 +125,9 @@ def read_plan(study: StudyFiles) -> Plan:
 
 
 def _run_entry(study: StudyFiles, content: dict[str, Any], entry: dict[str, Any], row: dict[str, str]) -> Entry:
-    files, ok = RunFiles(study.root.parent / entry["dir"]), row["state"] == OK
+    files, ok = RunFiles(inside(study.root.parent, entry["dir"])), row["state"] == OK
     # What the run was trained with is in its own folder; the study's keys may have changed since.
-    made = read_json(files.run) if ok and files.run.exists() else {}
+    made = read_document(files.run, documents.RUN) if ok and files.run.exists() else {}
     params = _params(content, entry | made.get("spec", {}))
     tags = {
         "study": content["study"],
@@ -140,7 +142,7 @@ def _run_entry(study: StudyFiles, content: dict[str, Any], entry: dict[str, Any]
     parts = (files.run, files.checkpoint_manifest, files.train_log, files.images_csv) if ok else ()
     hashes = {path.name: sha256_file(path) for path in parts if path.exists()}
     state = {key: row[key] for key in ("state", "stage", "reason")}
-    started, ended = _times(files, study.root.parent / entry["poses_dir"])
+    started, ended = _times(files, inside(study.root.parent, entry["poses_dir"]))
     return Entry(
         kind=RUN,
         key=entry["id"],
@@ -152,7 +154,7 @@ def _run_entry(study: StudyFiles, content: dict[str, Any], entry: dict[str, Any]
         content=_hash({"params": params, "files": hashes} | state),
         started=started,
         ended=ended,
-        step=int(row.get("step") or 0),
+        step=0 if math.isnan(step := _number(row.get("step", ""))) else int(step),
         files=files if ok else None,
     )
 
@@ -179,7 +181,7 @@ def _cell_entry(study: str, row: dict[str, str], runs: list[Entry]) -> Entry:
 def _params(content: dict[str, Any], entry: dict[str, Any]) -> dict[str, str]:
     config, scene = content.get("config", {}), content.get("scenes", {}).get(entry["scene"], {})
     values = dict(flat(entry.get("resolved", entry.get("overrides", {}))))
-    values |= {axis: entry[axis] for axis in AXES}
+    values |= {axis: entry.get(axis, "") for axis in AXES}
     values |= {key: entry.get(key, config.get(key)) for key in _SETTINGS if key in entry or key in config}
     values |= dict(flat(scene, "scene.")) | dict(flat(content.get("paths", {}), "cones."))
     return {
@@ -211,9 +213,9 @@ def _number(value: str) -> float:
 def _times(files: RunFiles, poses: Path) -> tuple[float | None, float | None]:
     """When the first and the last stage of a run's own began and ended; of its poses where it has none."""
     paths = [ledger_path(files.root, stage) for stage in ("train", "render", "score")]
-    own = [read_json(path) for path in paths if path.exists()]
-    shared = ledger_path(poses, "poses")
-    ledgers = own or ([read_json(shared)] if shared.exists() else [])
+    own = [path for path in paths if path.exists()]
+    shared = [path for path in [ledger_path(poses, "poses")] if path.exists()]
+    ledgers = [read_document(path, documents.LEDGER) for path in own or shared]
     starts = [x["started_unix_s"] for x in ledgers]
     ends = [x["started_unix_s"] + x["wall_s"] for x in ledgers]
     return min(starts, default=None), max(ends, default=None)

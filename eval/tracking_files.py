@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+import io
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fieldbook.files import read_json
-from fieldbook.layout import RunFiles, ledger_path
+from fieldbook.documents import LEDGER, read_document
+from fieldbook.errors import UserError
+from fieldbook.files import read_text
+from fieldbook.layout import RunFiles, ledger_path, part
 
 
 @dataclass(frozen=True)
@@ -27,17 +30,21 @@ def curves(files: RunFiles) -> list[Point]:
 
     ``train.csv`` counts seconds of all sessions of a training together; its last row stands where the training ended.
     """
-    rows, ledger = read_rows(files.train_log), ledger_path(files.root, "train")
+    rows, ledger = read_rows(files.train_log, ("step", "seconds")), ledger_path(files.root, "train")
     if not rows:
         return []
-    times = read_json(ledger) if ledger.exists() else {"started_unix_s": 0.0, "wall_s": 0.0}
-    begin = times["started_unix_s"] + times["wall_s"] - float(rows[-1]["seconds"])
-    return [
-        Point(f"train/{name}", float(value), int(row["step"]), begin + float(row["seconds"]))
-        for row in rows
-        for name, value in row.items()
-        if name not in ("step", "seconds") and value
-    ]
+    times = read_document(ledger, LEDGER) if ledger.exists() else {"started_unix_s": 0.0, "wall_s": 0.0}
+    begin = times["started_unix_s"] + times["wall_s"]
+    try:
+        begin -= float(rows[-1]["seconds"])
+        return [
+            Point(f"train/{name}", float(value), int(row["step"]), begin + float(row["seconds"]))
+            for row in rows
+            for name, value in row.items()
+            if name not in ("step", "seconds") and value
+        ]
+    except ValueError as error:
+        raise UserError(f"{files.train_log} is damaged: {error}; train the run again") from None
 
 
 def image_table(files: RunFiles) -> dict[str, list[Any]]:
@@ -58,19 +65,28 @@ def _typed(values: list[str]) -> list[Any]:
 def pictures(files: RunFiles, most: int) -> Iterator[tuple[str, Path]]:
     """Key and file of rendered views, at most ``most`` of each split, evenly spread over its names."""
     names: dict[str, dict[str, None]] = {}
-    for row in read_rows(files.images_csv):
+    for row in read_rows(files.images_csv, ("split", "view")):
         names.setdefault(row["split"], {})[row["view"]] = None
     for split, views in names.items():
         folder, ordered = files.test if split == "test" else files.path(split), sorted(views)
         spread = {round(k * (len(ordered) - 1) / max(most - 1, 1)) for k in range(most)}
         for view in (ordered[k] for k in sorted(spread)):
-            if (path := folder / f"{view}.png").exists():
+            if (path := folder / f"{part(view)}.png").exists():
                 yield f"{split}/{view}", path
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """Rows of a CSV file with a header; none where there is no file."""
+def read_rows(path: Path, needs: Iterable[str] = ()) -> list[dict[str, str]]:
+    """Rows of a CSV file with a header; none where there is no file.
+
+    Raises:
+        UserError: It is not a table in text, or lacks a column.
+    """
     if not path.exists():
         return []
-    with open(path, newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
+    try:
+        rows = list(csv.DictReader(io.StringIO(read_text(path), newline=""), restval="", strict=True))
+    except csv.Error as error:
+        raise UserError(f"{path} is not a table: {error}; make it again") from None
+    if any(None in row or not row.keys() >= set(needs) for row in rows):
+        raise UserError(f"{path} is damaged: its rows do not fit its header; make it again")
+    return rows

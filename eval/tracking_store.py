@@ -6,6 +6,7 @@ what a killed sync left: it is deleted and logged anew.
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -151,8 +152,12 @@ class Store:
             if path.exists():
                 self.client.log_artifact(run, str(path))
         for key, path in pictures(files, PICTURES):
-            with PIL.Image.open(path) as picture:
-                self.client.log_image(run, picture.convert("RGB"), key=key, step=entry.step, timestamp=end)
+            try:
+                picture = PIL.Image.open(path).convert("RGB")
+            except (OSError, SyntaxError) as error:
+                raise UserError(f"{path} is not a readable picture: {error}; render the run again") from None
+            key = re.sub(r"[^\w\-./ ]", "_", key, flags=re.ASCII)  # what MLflow allows
+            self.client.log_image(run, picture, key=key, step=entry.step, timestamp=end)
 
     def update(self, known: Known, entry: Entry) -> None:
         """Log new metrics of a cell into the run that it has; one that is gone becomes NaN, MLflow forgets none."""

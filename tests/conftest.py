@@ -13,6 +13,7 @@ from PIL import Image
 from data.poses import look_at
 
 REPOSITORY = Path(__file__).parent.parent
+os.environ.pop("MLFLOW_TRACKING_URI", None)  # no test logs to whoever runs it
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import csv
 import json
 import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 TEST = ("frame_00004", "frame_00009")
+CPU = json.dumps({"metrics": ["psnr"], "device": "cpu"})
 SMALL: dict[str, Any] = {
     "implementation": "torch",
     "num_levels": 2,
@@ -197,6 +199,38 @@ def test_masks_of_the_data_give_masked_columns(theirs: RunFiles):
         ours, truth = read_picture(theirs.test / f"{name}.png"), read_picture(data / "images" / f"{name}.png")
         assert float(row["mask_fraction"]) == pytest.approx(14 * 16 / 768, abs=1e-6)
         assert float(row["masked_psnr_uint8"]) == pytest.approx(psnr(ours, truth, kept > 0), abs=1e-6)
+
+
+def _change_config(run: RunFiles, change: Callable[[Any], None]) -> None:
+    import yaml
+
+    config = yaml.load(run.config.read_text(), Loader=yaml.Loader)
+    change(config)
+    run.config.write_text(yaml.dump(config))
+
+
+def test_whole_picture_data_managers_give_the_same_rows(theirs: RunFiles, tmp_path: Path):
+    """splatfacto's, which holds pictures in bytes and undistorts them; here below a model that runs on a CPU."""
+    from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanagerConfig
+
+    def change(config: Any) -> None:
+        was = config.pipeline.datamanager
+        config.pipeline.datamanager = FullImageDatamanagerConfig(
+            dataparser=was.dataparser, data=was.data, cache_images_type="uint8"
+        )
+
+    assert main(["score", str(theirs.root), "--trust-pickles", "--out", str(tmp_path / "rays")]) == 0
+    _change_config(theirs, change)
+    assert main(["score", str(theirs.root), "--trust-pickles"]) == 0
+    rays = {name: row | {"seconds": ""} for name, row in _rows(RunFiles(tmp_path / "rays")).items()}
+    assert {name: row | {"seconds": ""} for name, row in _rows(theirs).items()} == rays
+
+
+def test_what_the_machine_cannot_do_is_infeasible(theirs: RunFiles, capsys):
+    _change_config(theirs, lambda config: setattr(config, "method_name", "splatfacto"))
+    assert main(["score", str(theirs.root), "--trust-pickles", "--spec", CPU]) == 0
+    assert "infeasible (score): splatfacto needs a CUDA GPU" in capsys.readouterr().err
+    assert not theirs.images_csv.exists()
 
 
 def _no_config(run: RunFiles) -> None:

@@ -62,7 +62,9 @@ def test_each_pair_of_one_name_is_a_row_with_the_columns_of_a_run(folders: tuple
     assert "weights: none" in said
 
 
-def test_eight_bits_have_no_float_convention_unless_sixteen_lie_beside_them(folders: tuple[Path, Path]):
+def test_eight_bits_have_no_float_convention_unless_sixteen_lie_beside_them(
+    folders: tuple[Path, Path], caplog: pytest.LogCaptureFixture
+):
     rendered, true = folders
     fine = np.random.default_rng(5).random(SIZE)
     _save(rendered / "a.png", np.round(fine * 255).astype(np.uint8))
@@ -74,6 +76,7 @@ def test_eight_bits_have_no_float_convention_unless_sixteen_lie_beside_them(fold
     assert float(rows["a"]["psnr_float"]) == pytest.approx(psnr(np.round(fine * 65535) / 65535, _noise(10) / 255))
     assert rows["b"]["psnr_float"] == rows["b"]["ssim_float"] == ""
     assert rows["b"]["psnr_uint8"] != ""
+    assert str(rendered) not in caplog.text  # what stands beside a picture is none without a partner
 
 
 def test_suffixes_do_not_matter_and_the_rows_go_where_they_are_asked_for(tmp_path: Path):

@@ -203,6 +203,7 @@ def test_tags_name_commit_lock_and_config(results):
     runs = [one(results, seed) for seed in (0, 1)]
     for run in runs:
         assert run.data.tags["commit"] == run.data.tags["mlflow.source.git.commit"] == COMMIT
+        assert run.data.tags["mlflow.source.git.dirty"] == "false"
         assert (run.data.tags["lock_sha256"], run.data.tags["device_name"]) == (LOCK, "a CPU")
         assert run.data.tags["state"] == "ok"
     hashes = [run.data.tags["config_sha256"] for run in runs]
@@ -485,6 +486,26 @@ def test_a_broken_database_is_one_line(tmp_path):
     study = finished(tmp_path)
     (tmp_path / "mlflow.db").write_bytes(b"no database" * 100)
     with pytest.raises(UserError, match="file is not a database"):
+        sync(study)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("train.csv", "step,loss,lr,rays_per_s,seconds\n0,much,0.01,10,1\n", "train the run again"),
+        ("train.csv", "step,loss\n0,0.5\n", "make it again"),
+        ("images.csv", "split\ntest\n", "make it again"),
+        ("images.csv", "split,view\ntest,../../../study\n", "cannot be the name"),
+        ("run.json", '{"spec": 1}', "fieldbook train"),
+        ("test/frame_00000.png", "no picture", "render the run again"),
+        ("train.ledger.json", "{}", "delete it"),
+    ],
+)
+def test_a_damaged_file_is_one_line_that_says_what_to_do(results, name, content, words):
+    study = finished(results, seeds=[0], counts=["all"])
+    run = planned(results, seeds=[0], counts=["all"]).runs[0]
+    (run.files(planned(results).results).root / name).write_text(content)
+    with pytest.raises(UserError, match=words):
         sync(study)
 
 

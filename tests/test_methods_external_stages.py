@@ -204,7 +204,7 @@ def test_seconds_that_the_command_tells_are_the_views_own(dataset: DatasetFiles)
         ("Image.new('RGB', (5, 6)).save(name)", ["frame_00004.png is 5x6 pixels; its camera has 32x24"]),
         ("Image.new('L', size[1::-1]).save(name)", ["frame_00004.png is not RGB"]),
         ("Image.new('RGBA', size[1::-1], (9, 9, 9, 9)).save(name)", ["not opaque", "no background"]),
-        ("name.write_text('x')", ["frame_00004.png is not a readable picture"]),
+        ("name.write_text('x')", ["frame_00004.png is not a readable image"]),
         ("Image.new('RGB', size[1::-1]).save(name); open(output / 'seconds.json', 'w')", ["seconds.json"]),
     ],
 )

@@ -121,6 +121,8 @@ def test_a_study_runs_from_video_to_report_and_then_has_nothing_left_to_do(repos
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "one frame" in page
     assert list((tmp_path / "results/log").glob("*-tiny.md"))
+    tracked = json.loads((out / "sync.json").read_text())
+    assert (tracked["state"], tracked["numbers"]["logged"]) == ("ok", 4 + 4), "four runs in as many cells"
 
     again = snakemake(repository, *run)
     assert "Nothing to be done" in again.stdout + again.stderr

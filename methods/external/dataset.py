@@ -14,16 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import trimesh
 from PIL import Image
 
 from data.alpha import blend_uint8
 from data.colmap_text import write_model
+from data.pictures import open_picture
+from data.points import read_points
 from data.poses import Camera
 from fieldbook.errors import UserError
-from fieldbook.files import atomic_dir, read_json, write_json, write_text
+from fieldbook.files import atomic_dir, write_json, write_text
 from fieldbook.layout import DatasetFiles
-from methods.runner.transforms import frames_of_split
+from methods.runner.transforms import frames_of_split, read_transforms
 
 _CAMERA_KEYS = ("transform_matrix", "fl_x", "fl_y", "cx", "cy", "w", "h")
 
@@ -41,7 +42,7 @@ def write_dataset(dataset: DatasetFiles, out: Path) -> None:
     Raises:
         UserError: ``transforms.json`` is missing or damaged.
     """
-    meta, root = read_json(dataset.transforms), dataset.transforms.parent
+    meta, root = read_transforms(dataset.transforms), dataset.transforms.parent
     with atomic_dir(out) as folder:
         frames = [_frame(frame, root, folder, meta.get("background")) for frame in frames_of_split(meta, "train")]
         names = [frame["file_path"] for frame in frames]
@@ -93,7 +94,7 @@ def _frame(frame: dict[str, Any], root: Path, folder: Path, background: str | No
 
 
 def _place_picture(source: Path, target: Path, background: str | None) -> None:
-    with Image.open(source) as picture:
+    with open_picture(source) as picture:
         if background is None or "A" not in picture.getbands():
             _link(source, target)
             return
@@ -113,8 +114,8 @@ def _link(source: Path, target: Path) -> None:
 def _write_colmap(folder: Path, frames: list[dict[str, Any]]) -> None:
     points, colours = np.zeros((0, 3)), np.zeros((0, 3), np.uint8)
     if (folder / "points.ply").is_file():
-        cloud: Any = trimesh.load(folder / "points.ply")
-        points, colours = np.asarray(cloud.vertices), np.asarray(cloud.colors)[:, :3]
+        points, found = read_points(folder / "points.ply")
+        colours = np.full(points.shape, 128, np.uint8) if found is None else found
     views = {Path(f["file_path"]).name: (_camera(f), np.array(f["transform_matrix"])) for f in frames}
     write_model(folder / "sparse" / "0", views, points, colours)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +9,9 @@ import cv2
 import numpy as np
 
 from data.alpha import blend
+from data.pictures import load_picture
 from fieldbook.errors import UserError
+from fieldbook.files import parse_json, read_text
 from methods.runner.views import View
 
 SECONDS = "seconds.json"
@@ -46,9 +47,7 @@ def read_picture(path: Path, view: View, background: str | None) -> np.ndarray:
     Raises:
         UserError: Names the file and what is wrong with it.
     """
-    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if image is None:
-        raise UserError(f"{path} is not a readable picture")
+    image = load_picture(path, cv2.IMREAD_UNCHANGED)
     if image.ndim != 3 or image.dtype not in (np.uint8, np.uint16):
         raise UserError(f"{path} is not RGB or RGBA with 8 or 16 bits per channel")
     height, width = image.shape[:2]
@@ -75,7 +74,7 @@ def read_seconds(folder: Path, views: Sequence[View]) -> dict[str, float | None]
     if not path.is_file():
         return {view.name: None for view in views}
     try:
-        given = json.loads(path.read_text(encoding="utf-8"))
+        given = parse_json(read_text(path))
         found: dict[str, float | None] = {view.name: float(given[view.name]) for view in views}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f'{path} is not {{"<name>": seconds}} for every view: {type(error).__name__} {error}') from None

@@ -10,7 +10,7 @@ from typing import Any
 
 from camera_paths.formats import read_camera_path
 from fieldbook.errors import UserError
-from fieldbook.files import atomic_dir, read_json, write_json
+from fieldbook.files import atomic_dir, write_json
 from fieldbook.layout import DatasetFiles, RunFiles
 from methods.external.call import Caller
 from methods.external.cameras import write_cameras, write_nerfbaselines
@@ -19,6 +19,7 @@ from methods.external.pictures import check_complete, read_picture, read_seconds
 from methods.external.template import Commands
 from methods.runner.identity import rendering_identity
 from methods.runner.renders import record, write_colours, write_film
+from methods.runner.transforms import read_transforms
 from methods.runner.views import View, held_out_views, path_views
 
 TEST, TEST_FPS = "test", 10.0
@@ -72,7 +73,7 @@ def render(
     for name, source in paths.items():
         path = read_camera_path(source)
         sets.append(Views(name, run_files.path(name), path_views(path), path.fps, source))
-    background = read_json(dataset.transforms).get("background")
+    background = read_transforms(dataset.transforms).get("background")
     caller = Caller(commands, run_files, spec, device)
     seconds = sum(_render_set(caller, views, background) for views in sets)
     all_views = [view for views in sets for view in views.views]

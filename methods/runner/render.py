@@ -123,6 +123,12 @@ class LoadedModel:
 
 
 def _load(pipeline: Any, tensors: dict[str, Any], step: int, run: RunFiles) -> None:
+    # nerfstudio passes over what a checkpoint lacks, and renders it as it was initialised.
+    lacking = [key for key in pipeline.model.state_dict() if f"_model.{key}" not in tensors]
+    if lacking:
+        raise UserError(
+            f"the checkpoint of {run.root} does not fit its model: it has no {lacking[0]}; train the run again"
+        )
     try:
         pipeline.load_pipeline(tensors, step)
     except (RuntimeError, AttributeError, TypeError) as error:

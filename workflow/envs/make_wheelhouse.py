@@ -117,6 +117,7 @@ def main() -> None:
         pins = without(pins, THERE)
     arguments.folder.mkdir(parents=True, exist_ok=True)
     remove_others(arguments.folder, pins)
+    print(f"fetching {len(pins)} packages ...", flush=True)
     left_out = fetch(arguments.folder, pins, python)
     wheels = list(arguments.folder.glob("*.whl"))
     size = sum(path.stat().st_size for path in wheels) / 1e6
