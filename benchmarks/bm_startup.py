@@ -3,9 +3,9 @@
     python benchmarks/bm_startup.py --quick
     python benchmarks/bm_startup.py --json benchmarks/results/startup.json
 
-Both sides train the same method on the same pictures and are stopped as soon as they have built everything: they write
-``dataparser_transforms.json`` right before the first step. nerfstudio's models load AlexNet for LPIPS; a file of
-random weights stands in for the download.
+Both sides train the same method on the same pictures and are stopped as soon as they have built everything: right
+before the first step, ours writes ``run.json`` and theirs ``dataparser_transforms.json``. nerfstudio's models load
+AlexNet for LPIPS; a file of random weights stands in for the download.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from common import median, spread, write
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parents[1]
 ALEXNET = "alexnet-owt-7be5be79.pth"
-MARKER = "dataparser_transforms.json"
+MARKERS = {"fieldbook train": "run.json", "ns-train": "dataparser_transforms.json"}
 MUST = 0.4
 """Ours over nerfstudio's."""
 HELP_S, PLAN_S = 0.5, 60.0
@@ -68,12 +68,12 @@ def random_alexnet(torch_home: Path) -> None:
     torch.save(alexnet(weights=None).state_dict(), torch_home / "hub" / "checkpoints" / ALEXNET)
 
 
-def until_ready(command: list[str], out: Path, environment: dict[str, str]) -> float:
+def until_ready(command: list[str], out: Path, marker: str, environment: dict[str, str]) -> float:
     """Seconds until the marker appears under a folder; the process is then stopped."""
     started = time.perf_counter()
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(command, env=environment, stdout=said, stderr=said)
-        while not any(out.rglob(MARKER)):
+        while not any(out.rglob(marker)):
             if process.poll() is not None or time.perf_counter() - started > PATIENCE_S:
                 process.kill()
                 said.seek(0)
@@ -101,7 +101,7 @@ def readiness(method: str, scene: Path, work: Path, rounds: int) -> dict[str, li
             ),
         }  # fmt: skip
         for name, (command, out) in commands.items():
-            seconds = until_ready(command, out, environment)
+            seconds = until_ready(command, out, MARKERS[name], environment)
             if k > 0:
                 times[name].append(seconds)
     return times

@@ -12,8 +12,9 @@ import numpy as np
 
 from data.alpha import blend_uint8
 from data.blender import BOX_HALF, read_blender
+from data.pictures import has_alpha
 from data.poses import Camera
-from data.readers import ImageSource, SourceFrame, has_alpha, image_luma, read_picture
+from data.readers import ImageSource, SourceFrame, image_luma, read_picture
 from fieldbook.files import sha256_file
 
 

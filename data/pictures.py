@@ -39,6 +39,16 @@ def open_picture(path: Path) -> Iterator[Image.Image]:
         yield image
 
 
+def has_alpha(path: Path) -> bool:
+    """Whether an image has an alpha channel or a transparent palette entry; only its header is read.
+
+    Raises:
+        UserError: Not a readable image of 8 bits per channel.
+    """
+    with open_picture(path) as image:
+        return image.has_transparency_data
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     if not path.is_file():  # a pipe would be waited for

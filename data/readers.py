@@ -250,16 +250,6 @@ def _checked_size(path: Path) -> tuple[int, int]:
     return (height, width) if turned else (width, height)
 
 
-def has_alpha(path: Path) -> bool:
-    """Whether an image has an alpha channel or a transparent palette entry; only its header is read.
-
-    Raises:
-        UserError: Not a readable image of 8 bits per channel.
-    """
-    with open_picture(path) as image:
-        return image.has_transparency_data
-
-
 def read_picture(path: Path, mode: Literal["RGB", "RGBA"]) -> Callable[[], np.ndarray]:
     """A function that gives the upright picture, uint8 ``[h, w, 3 or 4]``, and reads the file once, when first called.
 

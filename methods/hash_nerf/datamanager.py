@@ -9,6 +9,8 @@ import torch
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager
 from nerfstudio.data.datasets.base_dataset import InputDataset
 
+from data.pictures import has_alpha
+
 SHOWN_BEFORE = (1.0, 1.0, 1.0)  # what a cut-out object stands before where its parser does not say, as in NeRF's scenes
 
 
@@ -33,8 +35,6 @@ def keep_alpha(dataset: Any) -> Any:
         dataset: nerfstudio's, changed in place and returned. ``metadata["background"]`` becomes the parser's
             ``alpha_color``, or white, float32 ``[3]`` in [0, 1], if any picture has an alpha channel.
     """
-    from data.readers import has_alpha  # brings PyAV, and nerfstudio imports this module at every command
-
     outputs = dataset._dataparser_outputs
     if "background" not in dataset.metadata and any(map(has_alpha, outputs.image_filenames)):
         colour = SHOWN_BEFORE if outputs.alpha_color is None else outputs.alpha_color

@@ -16,7 +16,6 @@ from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttrib
 from nerfstudio.models.base_model import Model
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from methods.hash_nerf.config import HashNerfModelConfig
 from methods.hash_nerf.field import HashField, Space
@@ -27,6 +26,7 @@ from methods.kernels.distortion import distortion
 from methods.kernels.marching import March, Samples, march, ray_aabb
 from methods.kernels.occupancy_grid import OccupancyGrid
 from methods.kernels.ray_points import ray_points
+from methods.runner.on_demand import Psnr
 
 COLOURS = {"white": 1.0, "black": 0.0}
 MET = 1e-2  # opacity below which a ray has no depth of its own
@@ -216,7 +216,7 @@ class HashNerfModel(Model):
     def get_image_metrics_and_images(self, outputs: Any, batch: Any) -> tuple[dict[str, float], dict[str, Tensor]]:
         """PSNR of a whole picture, and truth and prediction side by side, for nerfstudio's own tools."""
         truth = blend(batch["image"].to(self.device), self.render_background())
-        psnr = peak_signal_noise_ratio(outputs["rgb"], truth, data_range=1.0)
+        psnr = Psnr()(outputs["rgb"], truth)
         return {"psnr": float(psnr)}, {"img": torch.cat([truth, outputs["rgb"]], dim=1)}
 
     def get_rgba_image(self, outputs: Any, output_name: str = "rgb") -> Tensor:

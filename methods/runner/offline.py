@@ -11,6 +11,8 @@ from typing import Any
 import rich
 import torch
 
+from methods.runner.on_demand import put_off
+
 LPIPS = "LearnedPerceptualImagePatchSimilarity"
 
 # Third-party remarks that a user of Fieldbook can do nothing about.
@@ -39,17 +41,15 @@ def without_downloads() -> Iterator[None]:
     Models take the class from torchmetrics when they are built, or hold it as a name of their module; both are
     covered, for plugins too.
     """
-    import torchmetrics.image.lpip as home
-
-    real = getattr(home, LPIPS)
-    holders = [m for m in list(sys.modules.values()) if getattr(m, "__dict__", {}).get(LPIPS) is real]
-    for module in holders:
-        setattr(module, LPIPS, NoLpips)
-    try:
-        yield
-    finally:
+    with put_off():
+        holders = {m: m.__dict__[LPIPS] for m in list(sys.modules.values()) if LPIPS in getattr(m, "__dict__", {})}
         for module in holders:
-            setattr(module, LPIPS, real)
+            setattr(module, LPIPS, NoLpips)
+        try:
+            yield
+        finally:
+            for module, real in holders.items():
+                setattr(module, LPIPS, real)
 
 
 @contextmanager

@@ -1,55 +1,27 @@
-"""nerfstudio's methods by name, without what a headless process never uses.
-
-Every stage of every run is a process of its own, and importing all of nerfstudio takes longer than some of them work:
-its viewers (which bring splatfacto and torch's compiler) and the table of all methods (which builds the command line
-of ``ns-train``) are half of it.
-"""
+"""nerfstudio's methods by name, without the rest of nerfstudio."""
 
 from __future__ import annotations
 
+import ast
+import builtins
 import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
-from importlib import import_module
 from importlib.metadata import entry_points
-from types import ModuleType
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from fieldbook.errors import UserError, nearest
+from methods.runner.on_demand import put_off, put_off_compiler
 
-_VIEWERS = {"nerfstudio.viewer.viewer": "Viewer", "nerfstudio.viewer_legacy.server.viewer_state": "ViewerLegacyState"}
-
-
-def _on_demand(module: str, name: str) -> Any:
-    """A class that is imported when an object of it is made after all."""
-
-    def make(*args: Any, **kwargs: Any) -> Any:
-        return getattr(import_module(module), name)(*args, **kwargs)
-
-    return make
-
-
-@contextmanager
-def _viewers_on_demand() -> Iterator[None]:
-    """Let modules that are imported meanwhile find stand-ins in the viewers' places."""
-    absent = {module: name for module, name in _VIEWERS.items() if module not in sys.modules}
-    for module, name in absent.items():
-        sys.modules[module] = ModuleType(module)
-        setattr(sys.modules[module], name, _on_demand(module, name))
-    try:
-        yield
-    finally:
-        for module in absent:
-            del sys.modules[module]
-
-
-with _viewers_on_demand():
+put_off_compiler()
+with put_off():
+    from nerfstudio.engine.callbacks import TrainingCallbackAttributes, TrainingCallbackLocation
+    from nerfstudio.engine.optimizers import Optimizers
     from nerfstudio.engine.trainer import TrainerConfig
     from nerfstudio.plugins.types import MethodSpecification
 
-__all__ = ["TrainerConfig", "method_config"]
+__all__ = ["Optimizers", "TrainerConfig", "TrainingCallbackAttributes", "TrainingCallbackLocation", "method_config"]
 
 
 def method_config(method: str) -> TrainerConfig:
@@ -58,7 +30,7 @@ def method_config(method: str) -> TrainerConfig:
     Raises:
         UserError: No such method, or nerfstudio knows only its name (the package is not installed).
     """
-    return deepcopy(_plugin(method) or _listed(method))
+    return deepcopy(_plugin(method) or _alone(method) or _listed(method))
 
 
 def _plugin(method: str) -> TrainerConfig | None:
@@ -70,6 +42,35 @@ def _plugin(method: str) -> TrainerConfig | None:
         if isinstance(specification, MethodSpecification) and specification.config.method_name == method:
             return specification.config
     return None
+
+
+def _alone(method: str) -> TrainerConfig | None:
+    """The config of one of nerfstudio's own methods, from its statement and its imports in nerfstudio's table.
+
+    Importing the table imports every model, every plugin and torch's compiler, and builds the command line of
+    ``ns-train``. None where the table does not consist of such statements, or others have a say.
+    """
+    spec = find_spec("nerfstudio.configs.method_configs")
+    if "NERFSTUDIO_METHOD_CONFIGS" in os.environ or spec is None or spec.origin is None:
+        return None
+    body = ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body
+    target = f"method_configs[{method!r}]"
+    made = [node for node in body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == target]
+    if len(made) != 1:
+        return None
+    names = {node.id for node in ast.walk(made[0].value) if isinstance(node, ast.Name)} - set(dir(builtins))
+    imports = [n for n in body if isinstance(n, ast.Import | ast.ImportFrom) and names & set(map(_bound, n.names))]
+    if names - {_bound(alias) for node in imports for alias in node.names}:
+        return None
+    found: dict[str, Any] = {"method_configs": {}}
+    with put_off():
+        exec(compile(ast.Module([*imports, made[0]], []), spec.origin, "exec"), found)  # nerfstudio's own source
+    return found["method_configs"][method]
+
+
+def _bound(alias: ast.alias) -> str:
+    """The name that an import gives to what it imports."""
+    return alias.asname or alias.name.partition(".")[0]
 
 
 def _listed(method: str) -> TrainerConfig:

@@ -254,14 +254,14 @@ def reproducible(device: str) -> Iterator[None]:
     asked not to. On a GPU that order is the price of speed, so there the seed's repeats measure its effect.
     """
     options: Any = torch.utils.deterministic  # set through a module class that type checkers do not see
-    before, fill = torch.are_deterministic_algorithms_enabled(), options.fill_uninitialized_memory
+    before, fill = torch.get_deterministic_debug_mode(), options.fill_uninitialized_memory
     if device == "cpu":
-        torch.use_deterministic_algorithms(True)
+        torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms would import torch's compiler
         options.fill_uninitialized_memory = False  # costs time, and only helps to find bugs
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.set_deterministic_debug_mode(before)
         options.fill_uninitialized_memory = fill
 
 

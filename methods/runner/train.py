@@ -11,8 +11,6 @@ from typing import Any
 
 import torch
 import yaml
-from nerfstudio.engine.callbacks import TrainingCallbackAttributes, TrainingCallbackLocation
-from nerfstudio.engine.optimizers import Optimizers
 
 from fieldbook.errors import Infeasible
 from fieldbook.files import atomic_path, sha256_file, write_json, write_text
@@ -27,7 +25,7 @@ from methods.runner.meter import Meter
 from methods.runner.offline import quiet, without_downloads
 from methods.runner.pictures import checked_pictures
 from methods.runner.progress import Progress, TrainLog
-from methods.runner.registry import TrainerConfig
+from methods.runner.registry import Optimizers, TrainerConfig, TrainingCallbackAttributes, TrainingCallbackLocation
 from methods.runner.resume import (
     EXACT,
     Moment,
