@@ -234,7 +234,8 @@ MANIFEST = Document(
 )
 RESUME = Document(
     record(
-        {"identity": text, "checkpoints": many(record({"checkpoint": shapes.name, "step": whole(), "sha256": text}))}
+        {"identity": text, "checkpoints": many(record({"checkpoint": shapes.name, "step": whole(), "sha256": text}))},
+        {"finished": record({"steps": whole(), "checkpoint_sha256": text})},
     ),
     _again("train"),
 )

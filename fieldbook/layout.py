@@ -248,6 +248,11 @@ class RunFiles:
         return self.root / "resume.json"
 
     @property
+    def set_aside(self) -> Path:
+        """Checkpoints of another training that was stopped here; until this one is finished."""
+        return self.root / "nerfstudio_models.before"
+
+    @property
     def checkpoint_manifest(self) -> Path:
         """Name, step and sha256 of the final checkpoint."""
         return self.root / "checkpoint.json"

@@ -15,7 +15,7 @@ import torch
 from fieldbook.errors import UserError
 from fieldbook.files import read_json
 from fieldbook.layout import DatasetFiles, RunFiles
-from methods.runner.checkpoint import checkpoint_path, is_final
+from methods.runner.checkpoint import checkpoint_path, is_final, tidy
 
 from .runner_ball import SPEC, run_files, write_dataset
 
@@ -120,6 +120,7 @@ def test_stopped_and_resumed_equals_undisturbed(method: str, dataset: DatasetFil
     assert numbers["resume"] == "exact"
     assert _columns(run) == _columns(undisturbed(method))
     assert _same(_checkpoint(run), _checkpoint(undisturbed(method)))
+    tidy(run)
     assert [p.name for p in run.checkpoints.iterdir()] == [checkpoint_path(run, steps - 1).name]
     assert not run.resume.exists()
 
@@ -138,9 +139,11 @@ def test_stopped_twice_anywhere_equals_undisturbed(
     assert _same(_checkpoint(run), _checkpoint(undisturbed(method)))
 
 
-@pytest.mark.parametrize("step", [17, 16])
+@pytest.mark.parametrize(
+    ("method", "step"), [*((method, stop - 1) for method, (_, _, stop) in METHODS.items()), ("hash-nerf", 16)]
+)
 def test_a_step_that_is_stopped_by_a_signal_is_done_again_from_its_beginning(
-    step: int, dataset: DatasetFiles, undisturbed, tmp_path: Path
+    method: str, step: int, dataset: DatasetFiles, undisturbed, tmp_path: Path
 ):
     """The proposal networks' schedule and the first callbacks of the step have moved on when the signal comes."""
     from methods.runner.train import Trainer
@@ -154,16 +157,55 @@ def test_a_step_that_is_stopped_by_a_signal_is_done_again_from_its_beginning(
             raise Killed
         return loss
 
-    spec = _spec("hash-nerf")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "_gradients", saves)
         with pytest.raises(Killed):
-            _train(tmp_path, dataset, spec)
-    run, numbers = _train(tmp_path, dataset, spec)
-    assert read_json(run.checkpoint_manifest)["step"] == METHODS["hash-nerf"][0] - 1
-    assert _columns(run) == _columns(undisturbed("hash-nerf"))
-    assert _same(_checkpoint(run), _checkpoint(undisturbed("hash-nerf")))
+            _train(tmp_path, dataset, _spec(method))
+    run, numbers = _train(tmp_path, dataset, _spec(method))
+    assert read_json(run.checkpoint_manifest)["step"] == METHODS[method][0] - 1
+    assert _columns(run) == _columns(undisturbed(method))
+    assert _same(_checkpoint(run), _checkpoint(undisturbed(method)))
     assert numbers["sessions"] == 2
+
+
+ENDS = ("save_checkpoint", "write_manifest", "record_finish")
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("point", ENDS)
+def test_a_death_between_the_last_step_and_the_status_loses_nothing_that_was_saved(
+    point: str, after: bool, dataset: DatasetFiles, undisturbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from methods.runner import train
+
+    real, last = getattr(train, point), METHODS["nerfacto"][0] - 1
+
+    def dies(run: RunFiles, *arguments: Any) -> Any:
+        if point == "save_checkpoint" and arguments[0] != last:
+            return real(run, *arguments)
+        if after:
+            real(run, *arguments)
+        raise Killed
+
+    monkeypatch.setattr(train, point, dies)
+    with pytest.raises(Killed):
+        _train(tmp_path, dataset, _spec("nerfacto"))
+    monkeypatch.setattr(train, point, real)
+    monkeypatch.setattr(train.Trainer, "_gradients", _counted(trained := [], train.Trainer._gradients))
+    run, numbers = _train(tmp_path, dataset, _spec("nerfacto"))
+    done = point == "record_finish" and after
+    assert trained == ([] if done else list(range(32, last + 1)))  # the checkpoint before is from step 31
+    assert numbers["sessions"] == (1 if done else 2)
+    assert _columns(run) == _columns(undisturbed("nerfacto"))
+    assert _same(_checkpoint(run), _checkpoint(undisturbed("nerfacto")))
+
+
+def _counted(steps: list[int], real: Any) -> Any:
+    def gradients(self: Any, step: int) -> torch.Tensor:
+        steps.append(step)
+        return real(self, step)
+
+    return gradients
 
 
 def test_a_damaged_checkpoint_is_left_out_for_the_one_before(
@@ -180,6 +222,7 @@ def test_a_damaged_checkpoint_is_left_out_for_the_one_before(
     assert f"{newest} is damaged" in caplog.text
     assert "going on from step 15" in caplog.text
     assert _same(_checkpoint(run), _checkpoint(undisturbed("nerfacto")))
+    tidy(run)
     assert not older.exists()
 
 
@@ -191,7 +234,9 @@ def test_without_a_whole_checkpoint_training_starts_again(
     checkpoint_path(run, 31).write_bytes(b"nothing of the kind")
     checkpoint_path(run, 15).unlink()
     _, numbers = _train(tmp_path, dataset, spec)
-    assert "starts again from step 0" in caplog.text
+    assert "no checkpoint in" in caplog.text
+    assert "is whole: training starts again from step 0" in caplog.text
+    assert [p.name for p in run.set_aside.iterdir()] == [checkpoint_path(run, 31).name]
     assert numbers["sessions"] == 1
     assert _same(_checkpoint(run), _checkpoint(undisturbed("nerfacto")))
 
@@ -204,9 +249,16 @@ def test_a_damaged_record_of_checkpoints_is_none(dataset: DatasetFiles, undistur
     assert _same(_checkpoint(run), _checkpoint(undisturbed("nerfacto")))
 
 
-def test_another_training_does_not_go_on_from_this_ones_checkpoints(dataset: DatasetFiles, tmp_path: Path):
-    _stop(tmp_path, dataset, _spec("nerfacto"), 37)
-    assert _train(tmp_path, dataset, {**_spec("nerfacto"), "seed": 8})[1]["sessions"] == 1
+def test_another_training_does_not_go_on_from_this_ones_checkpoints_and_keeps_them_until_it_is_done(
+    dataset: DatasetFiles, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    run = _stop(tmp_path, dataset, _spec("nerfacto"), 37)
+    other = {**_spec("nerfacto"), "seed": 8}
+    assert _train(tmp_path, dataset, other)[1]["sessions"] == 1
+    assert f"they are kept in {run.set_aside} until it is done" in caplog.text
+    assert {p.name for p in run.set_aside.iterdir()} == {checkpoint_path(run, k).name for k in (15, 31)}
+    tidy(run)
+    assert not run.set_aside.exists()
 
 
 def test_other_pictures_are_another_training(tmp_path: Path):

@@ -53,7 +53,11 @@ def train(run: RunDir, spec: Spec, again: Again = False) -> Status:
         if external:
             from methods.external.train import train
         else:
+            from methods.runner.checkpoint import forget_finish
             from methods.runner.train import train
+
+            if again:
+                forget_finish(files)
         return train(files, data, keys)
 
     def intact(numbers: dict[str, Any]) -> bool:
@@ -65,7 +69,11 @@ def train(run: RunDir, spec: Spec, again: Again = False) -> Status:
 
     keep = None if again else Keep(lambda: identity(data, keys), intact)
     status = run_stage("train", run, work, [data.status()], keep=keep)
-    if not status.ok:
+    if status.ok and not external:
+        from methods.runner.checkpoint import tidy
+
+        tidy(files)
+    elif not status.ok:
         write_json(files.checkpoint_manifest, {"checkpoint": None, "step": None, "sha256": None})
     return status
 

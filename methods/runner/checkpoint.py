@@ -46,26 +46,24 @@ def plain(value: Any) -> Any:
 
 
 def save_checkpoint(run: RunFiles, step: int, state: dict[str, Any], identity: str | None) -> Path:
-    """Write the checkpoint after ``step`` atomically, then delete those no longer needed.
+    """Write the checkpoint after ``step`` atomically; of those to go on from, the two newest stay.
 
     Args:
         run: The run's files.
         step: Last step done, 0-based.
         state: What it holds besides the step.
-        identity: What is being trained, for a checkpoint to go on from; None for the last one, which is kept alone.
+        identity: What is being trained, for a checkpoint to go on from; None for the last one.
 
     Raises:
         UserError: The disk is full; the checkpoints before it are untouched.
     """
     path = checkpoint_path(run, step)
     _write(path, {"step": step, **{k: plain(v) for k, v in state.items()}})
-    keep = {path.name}
     if identity is not None:
         older = [e for e in _entries(run, identity) if e["checkpoint"] != path.name]
         entries = [{"checkpoint": path.name, "step": step, "sha256": sha256_file(path)}, *older][:KEPT]
         write_json(run.resume, {"identity": identity, "checkpoints": entries})
-        keep = {e["checkpoint"] for e in entries}
-    _delete_others(run, keep)
+        _delete_others(run, {e["checkpoint"] for e in entries})
     return path
 
 
@@ -82,12 +80,17 @@ def _write(path: Path, state: dict[str, Any]) -> None:
         raise UserError(text) from error
 
 
-def _entries(run: RunFiles, identity: str) -> list[dict[str, Any]]:
+def _record(run: RunFiles, identity: str) -> dict[str, Any]:
+    """What ``resume.json`` says of this training; nothing where it is of another one, damaged or missing."""
     try:
         record = read_document(run.resume, RESUME)
-        return list(record["checkpoints"]) if record["identity"] == identity else []
+        return record if record["identity"] == identity else {}
     except UserError:
-        return []
+        return {}
+
+
+def _entries(run: RunFiles, identity: str) -> list[dict[str, Any]]:
+    return list(_record(run, identity).get("checkpoints", []))
 
 
 def _delete_others(run: RunFiles, keep: set[str]) -> None:
@@ -99,11 +102,10 @@ def _delete_others(run: RunFiles, keep: set[str]) -> None:
 def newest_checkpoint(run: RunFiles, identity: str) -> dict[str, Any] | None:
     """The state to go on from, on the CPU; None to start from scratch.
 
-    A damaged checkpoint is left out, with a warning, for the one before it. Checkpoints of another training (another
-    dataset, preset or version of the code) are deleted.
+    A damaged checkpoint is left out, with a warning, for the one before it. Where there is none to go on from, what was
+    to be gone on from is set aside until this training is finished: it may be of an older version of the code.
     """
-    entries = _entries(run, identity)
-    for entry in entries:
+    for entry in _entries(run, identity):
         path = run.checkpoints / str(entry["checkpoint"])
         try:
             if sha256_file(path) == entry["sha256"]:
@@ -112,11 +114,53 @@ def newest_checkpoint(run: RunFiles, identity: str) -> dict[str, Any] | None:
         except (OSError, UserError) as error:
             problem = str(error)
         log.warning("%s is damaged (%s)", path, problem)
-    if entries:
-        log.warning("no checkpoint of %s is whole: training starts again from step 0", run.root)
+    if run.resume.exists():
+        _set_aside(run, "whole" if _entries(run, identity) else "of the same spec, pictures, code and packages")
     _delete_others(run, set())
-    run.resume.unlink(missing_ok=True)
     return None
+
+
+def _set_aside(run: RunFiles, lacking: str) -> None:
+    shutil.rmtree(run.set_aside, ignore_errors=True)
+    if run.checkpoints.is_dir():
+        run.checkpoints.rename(run.set_aside)
+        text = "no checkpoint in %s is %s: training starts again from step 0, and they are kept in %s until it is done"
+        log.warning(text, run.checkpoints, lacking, run.set_aside)
+    run.resume.unlink()
+
+
+def record_finish(run: RunFiles, identity: str, numbers: dict[str, Any]) -> None:
+    """Note that the training is done, for a process that dies before its status says so.
+
+    Args:
+        run: The run's files.
+        identity: What was trained.
+        numbers: For the status.
+    """
+    write_json(run.resume, {"identity": identity, "checkpoints": _entries(run, identity), "finished": numbers})
+
+
+def finished(run: RunFiles, identity: str) -> dict[str, Any] | None:
+    """The numbers of a training that was done, but for its status; None where there is something left to train."""
+    numbers = _record(run, identity).get("finished")
+    return numbers if numbers is not None and is_final(run, numbers) else None
+
+
+def forget_finish(run: RunFiles) -> None:
+    """Let a training that was done be done again."""
+    try:
+        if "finished" in read_document(run.resume, RESUME):
+            run.resume.unlink()
+    except UserError:
+        return
+
+
+def tidy(run: RunFiles) -> None:
+    """Delete what was there to go on from, once the status says that the training is done."""
+    manifest = read_document(run.checkpoint_manifest, MANIFEST)
+    run.resume.unlink(missing_ok=True)
+    _delete_others(run, {str(manifest["checkpoint"])})
+    shutil.rmtree(run.set_aside, ignore_errors=True)
 
 
 def write_manifest(run: RunFiles, step: int) -> dict[str, Any]:

@@ -98,6 +98,8 @@ def set_attributes(root: nn.Module, state: dict[str, dict[str, Any]]) -> None:
             if isinstance(own, random.Random):
                 version, words, gauss = value["random"]
                 own.setstate((version, tuple(words), gauss))
+            elif isinstance(value, dict):
+                vars(holder)[key] = np.dtype(value["numpy"]).type(value["value"])
             else:
                 vars(holder)[key] = value
 
@@ -125,6 +127,8 @@ def _plain_attributes(holder: Any) -> dict[str, Any]:
         if isinstance(value, random.Random):
             version, words, gauss = value.getstate()
             found[key] = {"random": [version, list(words), gauss]}
+        elif isinstance(value, np.bool_ | np.number):  # as np.clip leaves them, in nerfacto's annealing for one
+            found[key] = {"numpy": value.dtype.name, "value": value.item()}
         elif key != "training" and _is_plain(value):
             found[key] = list(value) if isinstance(value, list) else value
     return found

@@ -18,7 +18,7 @@ from fieldbook.layout import DatasetFiles, RunFiles
 from fieldbook.machine import cpu_name
 from fieldbook.versions import lock_sha256, versions
 from methods.presets import method_entry
-from methods.runner.checkpoint import newest_checkpoint, save_checkpoint, write_manifest
+from methods.runner.checkpoint import finished, newest_checkpoint, record_finish, save_checkpoint, write_manifest
 from methods.runner.identity import training_identity
 from methods.runner.interrupt import SaveOnSignal
 from methods.runner.meter import Meter
@@ -75,18 +75,19 @@ def train(run: RunFiles, dataset: DatasetFiles, spec: dict[str, Any]) -> dict[st
         Infeasible: Out of memory, the loss or a parameter became NaN or infinite, or the machine lacks what the
             method needs.
     """
-    config = build_config(run, dataset, spec)
-    threads = set_threads(spec.get("torch_threads"))
+    config, identity = build_config(run, dataset, spec), training_identity(dataset, spec)
+    if (numbers := finished(run, identity)) is not None:
+        return numbers
+    set_threads(spec.get("torch_threads"))
     run.root.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(config, run, training_identity(dataset, spec))
+    trainer = Trainer(config, run, identity)
     with out_of_memory_is_infeasible(trainer.where), quiet(), reproducible(trainer.device):
         before = newest_checkpoint(run, trainer.identity)
         seed_everything(config.machine.seed)
         with checked_pictures(dataset):
             trainer.build(before)
-        _describe(run, dataset, spec, config, threads)
-        numbers = trainer.loop()
-    return {**numbers, "device": device_name(config.machine.device_type), "torch_threads": threads}
+        _describe(run, dataset, spec, config)
+        return trainer.loop()
 
 
 class Trainer:
@@ -197,16 +198,19 @@ class Trainer:
         self._check_parameters()
         path = self._save(None)
         manifest = write_manifest(self.run, self.step)
-        self.run.resume.unlink(missing_ok=True)
         exact = self.config.method_name in EXACT and self.device == "cpu"
-        return {
+        numbers = {
             "steps": steps,
             **self.meter.totals(),
             "resume": "exact" if exact else "approximate",
             "parameters": sum(p.numel() for p in self.pipeline.model.parameters()),
             "checkpoint_bytes": path.stat().st_size,
             "checkpoint_sha256": manifest["sha256"],
+            "device": device_name(self.device),
+            "torch_threads": torch.get_num_threads(),
         }
+        record_finish(self.run, self.identity, numbers)
+        return numbers
 
     def _is_due(self, saved: float) -> bool:
         return (self.step + 1) % self.config.steps_per_save == 0 or time.monotonic() - saved > SAVE_EVERY_S
@@ -302,7 +306,7 @@ class Trainer:
             scheduler.step()
 
 
-def _describe(run: RunFiles, dataset: DatasetFiles, spec: dict[str, Any], config: TrainerConfig, threads: int) -> None:
+def _describe(run: RunFiles, dataset: DatasetFiles, spec: dict[str, Any], config: TrainerConfig) -> None:
     """Write ``config.yml`` (nerfstudio's form) and ``run.json`` (plain): everything that defines the run."""
     method = method_entry(spec["method"])
     write_text(run.config, yaml.dump(for_any_folder(config)))
@@ -317,7 +321,7 @@ def _describe(run: RunFiles, dataset: DatasetFiles, spec: dict[str, Any], config
             "versions": versions(),
             "lock_sha256": lock_sha256(),
             "device": device_name(config.machine.device_type),
-            "torch_threads": threads,
+            "torch_threads": torch.get_num_threads(),
         },
     )
 
