@@ -63,6 +63,9 @@ def test_a_training_imports_no_viewer_no_compiler_and_no_metrics(tmp_path: Path,
         "from torch._dynamo import config; assert config.recompile_limit > 0",
         "import torch; assert torch._dynamo.utils.counters is not None",
         "from torch._dynamo.utils import counters; import torch; assert torch._dynamo.utils.counters is counters",
+        "import torch\n@torch.compiler.disable()\ndef f(): return 1\nassert f() == 1",
+        "import torch\n@torch.compiler.disable(recursive=False)\ndef f(): return 1\nassert f() == 1",
+        "import torch; assert torch._dynamo.disable(torch.nn.Linear(1, 1)).weight is not None",
         "import torch; torch.use_deterministic_algorithms(True)\n"
         "import torch._inductor.config as c; assert c.deterministic",
     ],
@@ -104,6 +107,12 @@ def test_optimisers_step_alike_before_and_after_the_compiler_is_imported():
         "from torchmetrics import Metric\n"
         "from torchmetrics.image import TotalVariation as V; assert issubclass(V, Metric)",
         "import importlib.util; assert importlib.util.find_spec('torchvision')",
+        "import torchvision, matplotlib; assert torchvision.__version__ and matplotlib.__version__",
+        "from torchmetrics.image import StructuralSimilarityIndexMeasure as S\nclass T(S): pass",
+        "import threading, matplotlib, viser, torchvision as v; sys.setswitchinterval(1e-6)\n"
+        "found = []\ndef ask(): found.append((matplotlib.colormaps, viser.ViserServer, v.ops))\n"
+        "threads = [threading.Thread(target=ask) for _ in range(16)]\n"
+        "any(t.start() for t in threads); any(t.join() for t in threads)\nassert len(found) == 16",
         "import matplotlib; assert matplotlib.colormaps['viridis']",
         "import inspect; inspect.getmodule(inspect.currentframe())\n"
         "assert not hasattr(sys.modules['viser'], '__file__')",
@@ -154,3 +163,25 @@ def test_a_method_alone_is_the_one_of_nerfstudios_table():
         alone = _alone(name)
         assert alone is not None, name
         assert plain_config(alone) == plain_config(config)
+
+
+ANOTHERS = """
+import sys, socket
+from types import SimpleNamespace
+import methods.runner.registry
+from methods.runner.offline import NoLpips, without_downloads
+class Model: pass
+with without_downloads(SimpleNamespace(_target=Model)):
+    from torchmetrics import MeanMetric
+    from torchmetrics.image import PeakSignalNoiseRatio
+    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+    assert isinstance(LearnedPerceptualImagePatchSimilarity(normalize=True), NoLpips)
+    PeakSignalNoiseRatio(reduction="none", dim=1, data_range=1.0).reset()
+    MeanMetric().update(1.0)
+from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+assert LearnedPerceptualImagePatchSimilarity is not NoLpips
+"""
+
+
+def test_a_model_of_somebody_elses_finds_torchmetrics_whole_but_for_what_it_downloads():
+    in_a_process(ANOTHERS)

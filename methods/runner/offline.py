@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import rich
@@ -35,13 +36,19 @@ class NoLpips(torch.nn.Module):
 
 
 @contextmanager
-def without_downloads() -> Iterator[None]:
+def without_downloads(model: Any = None) -> Iterator[None]:
     """Let every model constructor find ``NoLpips`` in place of torchmetrics' LPIPS.
 
     Models take the class from torchmetrics when they are built, or hold it as a name of their module; both are
     covered, for plugins too.
+
+    Args:
+        model: Config of what is built. For nerfstudio's own and ours, of which it is known what they use, torchmetrics
+            need not be imported.
     """
-    with put_off():
+    built = getattr(getattr(model, "_target", None), "__module__", "")
+    with put_off() if built.startswith(("nerfstudio.", "methods.")) else nullcontext():
+        importlib.import_module("torchmetrics.image.lpip")
         holders = {m: m.__dict__[LPIPS] for m in list(sys.modules.values()) if LPIPS in getattr(m, "__dict__", {})}
         for module in holders:
             setattr(module, LPIPS, NoLpips)

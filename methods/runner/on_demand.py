@@ -7,7 +7,9 @@ them work: viewers, torchvision, torchmetrics, matplotlib, TensorBoard, torch's 
 from __future__ import annotations
 
 import functools
+import inspect
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -18,6 +20,7 @@ from typing import Any
 
 import torch
 
+_LOCK = threading.RLock()
 _COMPILER = "torch._dynamo"
 _WHOLE = ("viser", "viser.transforms", "torchvision", "torchvision.utils", "matplotlib")
 _NAMES = {  # what modules take out of others by name, though few ever call it
@@ -26,7 +29,7 @@ _NAMES = {  # what modules take out of others by name, though few ever call it
     "torch.utils.tensorboard": ("SummaryWriter",),
     "torchmetrics": (),
     "torchmetrics.functional": ("structural_similarity_index_measure",),
-    "torchmetrics.image": ("StructuralSimilarityIndexMeasure", "LearnedPerceptualImagePatchSimilarity"),
+    "torchmetrics.image": ("LearnedPerceptualImagePatchSimilarity",),
     "torchmetrics.image.lpip": ("LearnedPerceptualImagePatchSimilarity",),
 }
 
@@ -55,7 +58,7 @@ class _Later(ModuleType):
         self.__dict__.update(given, __spec__=ModuleSpec(name, None), __path__=[])
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # of those who look at all of sys.modules
+        if name.startswith("__") and name not in ("__version__", "__all__"):  # of those who look at all of sys.modules
             raise AttributeError(name)
         return getattr(_real(self.__name__), name)
 
@@ -82,10 +85,11 @@ class _Submodules(MetaPathFinder, Loader):
 
 def _real(name: str) -> ModuleType:
     """Import a module itself; stand-ins make way for it, those of the packages round it too."""
-    for other, module in list(sys.modules.items()):
-        if isinstance(module, _Later) and _package(other) == _package(name):
-            del sys.modules[other]
-    return import_module(name)
+    with _LOCK:
+        for other, module in list(sys.modules.items()):
+            if isinstance(module, _Later) and _package(other) == _package(name):
+                del sys.modules[other]
+        return import_module(name)
 
 
 def _package(name: str) -> str:
@@ -126,7 +130,7 @@ def put_off() -> Iterator[None]:
         sys.meta_path.remove(finder)
         for name, module in absent.items():
             if sys.modules.get(name) is module:
-                del sys.modules[name]
+                sys.modules.pop(name, None)
 
 
 def put_off_compiler() -> None:
@@ -150,11 +154,15 @@ def _constant_result(fn: Callable[..., Any]) -> Callable[..., Any]:
     return fn
 
 
-def _disable(fn: Callable[..., Any], recursive: bool = True, **options: Any) -> Callable[..., Any]:
+def _disable(fn: Any = None, *arguments: Any, **options: Any) -> Any:
+    """As torch's own call it, with a function; for whoever else asks, the real one."""
+    if not inspect.isfunction(fn) or options.get("wrapping", True):
+        return _real(_COMPILER).disable(fn, *arguments, **options)
+
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if isinstance(compiler := sys.modules[_COMPILER], _Later):
+        if isinstance(compiler := sys.modules.get(_COMPILER), _Later):
             return fn(*args, **kwargs)
-        return compiler.disable(fn, recursive, **options)(*args, **kwargs)
+        return (compiler or _real(_COMPILER)).disable(fn, *arguments, **options)(*args, **kwargs)
 
     return call

@@ -96,7 +96,7 @@ class LoadedModel:
         if self.device == "cpu":
             model.eval_num_rays_per_chunk = min(model.eval_num_rays_per_chunk, CPU_CHUNK)
         seed_everything(config.machine.seed)
-        with without_downloads():
+        with without_downloads(model):
             pipeline = config.pipeline.setup(device=self.device, test_mode="inference")
         state = read_checkpoint(run)
         self.step = int(state["step"])

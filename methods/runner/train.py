@@ -119,7 +119,7 @@ class Trainer:
         Args:
             before: A checkpoint to go on from.
         """
-        with without_downloads():
+        with without_downloads(self.config.pipeline.model):
             self.pipeline: Any = self.config.pipeline.setup(
                 device=self.device, test_mode="val", world_size=1, local_rank=0, grad_scaler=self.scaler
             )
