@@ -77,7 +77,8 @@ def read_points(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     try:
         header = _header(content)
         values = _from_text(content, header) if header.order == "" else _from_bytes(content, header)
-        points = np.stack([values[name].astype(np.float64) for name in "xyz"], axis=1)
+        with np.errstate(invalid="ignore"):  # of a NaN that signals; looked for below
+            points = np.stack([values[name].astype(np.float64) for name in "xyz"], axis=1)
         if not (np.abs(points) <= LARGEST).all():
             raise _Damaged("it has points that are not finite")
     except _Damaged as error:

@@ -67,6 +67,7 @@ CLOUDS: dict[str, bytes | Callable[[bytes], bytes]] = {
     "faces before points": ply(f"element face 1\nproperty list uchar int i\n{VERTEX}", floats(1, 2, 3)),
     "faces alone": ply("element face 1\nproperty list uchar int i\n", b"\0"),
     "nan": ply(VERTEX, floats(1, float("nan"), 3)),
+    "a nan that signals": ply(VERTEX, floats(1, 2) + bytes.fromhex("037a9fff")),
     "infinity": ply(VERTEX, floats(1, float("inf"), 3)),
     "beyond all distances": ply("element vertex 1\nproperty double x\nproperty float y\nproperty float z\n",
                                 struct.pack("<dff", 1e300, 0, 0)),
