@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 import subprocess
@@ -164,7 +165,9 @@ def test_a_training_leaves_before_its_time_limit_and_goes_on_in_the_next_job(
     folder = tmp_path / "slurm"
     _locally(repository, folder, "--until", "dataset", "method")
     # More steps than fit into the three minutes, of which the profile's notice takes two.
-    long = "methods=[{method: nerfacto, preset: smoke, overrides: {max_num_iterations: 100000}}]"
+    long = "methods=" + json.dumps(
+        [{"method": "nerfacto", "preset": "smoke", "overrides": {"max_num_iterations": 100000}}]
+    )
     study = Run(cluster, repository, folder, "--set-resources", "train:runtime=3", "--config", long, "--until", "train")
     first = study.until(study.trainings)
     job, name = next(iter(first.items()))

@@ -180,7 +180,11 @@ def test_make_setup_installs_from_a_wheelhouse_with_the_network_cut(no_network, 
     assert (checkout / ".venv/bin/fieldbook").is_file()
     python = checkout / ".venv/bin/python"
     where = subprocess.run(
-        [python, "-c", "import fieldbook; print(fieldbook.__file__)"], capture_output=True, text=True, cwd=tmp_path
+        [python, "-c", "import fieldbook; print(fieldbook.__file__)"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
     )
     assert where.stdout.strip() == str(checkout / "fieldbook/__init__.py")
 
