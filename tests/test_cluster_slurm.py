@@ -174,6 +174,7 @@ def test_a_training_leaves_before_its_time_limit_and_goes_on_in_the_next_job(
     assert run is not None
     # By itself, with what it had done, before SLURM would have killed it.
     assert "SIGTERM: stopped after step" in (run.root / "logs/train.log").read_text()
+    study.until(lambda: cluster.queue()[job][0] != "COMPLETING")
     assert cluster.queue()[job][0] == "FAILED"
     study.until(lambda: name in study.trainings().values())
     study.until(lambda: "going on from step" in (run.root / "logs/train.log").read_text())

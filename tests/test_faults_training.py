@@ -1,4 +1,4 @@
-"""`fieldbook train` under signals, without disk and without memory: real processes, really stopped."""
+"""`fieldbook train` under signals and without disk: real processes, really stopped."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -136,36 +135,6 @@ def test_a_finished_training_is_not_done_again_unless_asked(dataset: DatasetFile
     asked = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert asked.returncode == 0
     assert "was done before" not in asked.stderr
-
-
-@pytest.fixture
-def little_memory() -> Iterator[tuple[Path, str]]:
-    """A control group with too little memory for torch, and the file that a process joins it by."""
-    old, new = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
-    root, limit = (old, "memory.limit_in_bytes") if old.is_dir() else (new, "memory.max")
-    group = root / f"fieldbook-test-{os.getpid()}"
-    try:
-        group.mkdir()
-        (group / limit).write_text(str(300 << 20))
-    except OSError as error:
-        pytest.skip(f"no control group of our own: {error}")
-    yield group, "cgroup.procs"
-    group.rmdir()
-
-
-def test_killed_for_want_of_memory_is_infeasible_with_the_peak(dataset: DatasetFiles, little_memory):
-    group, procs = little_memory
-    run = _run(dataset)
-    join = f'echo $$ > {group / procs} && exec "$@"'
-    done = subprocess.run(
-        ["sh", "-c", join, "sh", *_command(run)], capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    status = read_status(run.status("train"))
-    assert not status.ok
-    assert status.reason.startswith("out of memory on the host: the kernel ended the training, which had held up to ")
-    assert 250 < status.numbers["peak_mb"] < 1000  # resident pages of files count, the group's limit knows them not all
-    assert read_json(run.checkpoint_manifest)["checkpoint"] is None
 
 
 def test_a_full_disk_ends_with_one_line_and_exit_code_2_and_then_it_goes_on(dataset: DatasetFiles, tmp_path: Path):
