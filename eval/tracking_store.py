@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from data.pictures import open_picture
 from eval.tracking_connection import connect, sqlite_file
 from eval.tracking_entries import CELL, RUN, Entry
 from eval.tracking_files import curves, image_table, pictures
@@ -139,8 +140,6 @@ class Store:
         return Known(run, entry.params, entry.metrics, tags)
 
     def _log_files(self, run: str, entry: Entry, end: int) -> None:
-        import PIL.Image
-
         assert entry.files is not None
         files = entry.files
         points = curves(files)
@@ -152,10 +151,8 @@ class Store:
             if path.exists():
                 self.client.log_artifact(run, str(path))
         for key, path in pictures(files, PICTURES):
-            try:
-                picture = PIL.Image.open(path).convert("RGB")
-            except (OSError, SyntaxError) as error:
-                raise UserError(f"{path} is not a readable picture: {error}; render the run again") from None
+            with open_picture(path) as opened:
+                picture = opened.convert("RGB")
             key = re.sub(r"[^\w\-./ ]", "_", key, flags=re.ASCII)  # what MLflow allows
             self.client.log_image(run, picture, key=key, step=entry.step, timestamp=end)
 
