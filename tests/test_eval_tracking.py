@@ -10,9 +10,10 @@ import socket
 import sqlite3
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -381,6 +382,49 @@ def test_a_copy_of_a_results_folder_adds_nothing_to_a_shared_store(results, tmp_
     sync(finished(results), store)
     shutil.copytree(results, tmp_path / "copy")
     assert sync(StudyFiles(tmp_path / "copy" / "tiny"), store)["unchanged"] == 8
+
+
+@pytest.fixture
+def copied(results, tmp_path, monkeypatch) -> tuple[StudyFiles, StudyFiles, str]:
+    """A study of one run, the same in a copy of its results folder, and a store without locks, as a server is."""
+    monkeypatch.setattr("eval.tracking.alone", lambda *_: nullcontext())
+    monkeypatch.setattr(tracking_store, "has_locks", lambda _: False)
+    shutil.move(results / "mlflow.db", tmp_path)
+    study, _ = one_finished(results)
+    (results / ".tracking-origin").write_text("0123456789abcdef\n")
+    shutil.copytree(results, tmp_path / "copy")
+    return study, StudyFiles(tmp_path / "copy" / "tiny"), f"sqlite:///{tmp_path}/mlflow.db"
+
+
+def test_a_run_that_a_copy_of_the_folder_is_just_logging_is_left_alone(tmp_path, copied, monkeypatch):
+    (study, copy, store), whole = copied, MlflowClient.log_image
+
+    def meanwhile(*args, **keywords):
+        monkeypatch.setattr(MlflowClient, "log_image", whole)
+        sync(copy, store)
+        return whole(*args, **keywords)
+
+    monkeypatch.setattr(MlflowClient, "log_image", meanwhile)
+    sync(study, store)
+    assert (len(valid(tmp_path)), {r.info.status for r in logged(tmp_path)}) == (2, {"FINISHED"})
+    assert sync(study, store)["superseded"] == 1
+    assert len(valid(tmp_path)) == len(valid(tmp_path, "cell")) == 1
+
+
+def test_what_a_killed_sync_of_a_copy_of_the_folder_left_is_deleted_after_an_hour(tmp_path, copied, monkeypatch):
+    study, copy, store = copied
+    monkeypatch.setattr(MlflowClient, "log_table", killed := Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        sync(copy, store)
+    monkeypatch.undo()
+    assert killed.called
+    (left,) = (r.info.run_id for r in logged(tmp_path) if r.info.status == "RUNNING")
+    monkeypatch.setattr(tracking_store, "has_locks", lambda _: False)
+    sync(study, store)
+    assert client(tmp_path).get_run(left).info.status == "RUNNING"
+    client(tmp_path).set_tag(left, "sync_unix_s", str(time.time() - 3700))
+    sync(study, store)
+    assert left not in {r.info.run_id for r in logged(tmp_path)}
 
 
 def test_studies_are_experiments_of_their_own(results):
