@@ -7,6 +7,7 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,59 @@ def test_stopped_four_times_in_four_ways_it_ends_as_if_nothing_had_happened(data
     assert read_status(run.status("train")).numbers["sessions"] == 5
     _assert_equal(run, whole)
     assert not list(run.checkpoints.glob(".*"))
+
+
+# `fieldbook train` with a step whose compiled code never comes back and holds no GIL: a mutex locked twice. No handler
+# of Python's runs while the main thread is in there.
+ENDLESS_STEP = """
+import sys
+from fieldbook import child
+if (code := child.fork_and_watch()) is not None:
+    sys.exit(code)
+import ctypes
+from pathlib import Path
+from fieldbook.cli import main
+from methods.runner.train import Trainer
+gradients, marker, last = Trainer._gradients, Path(sys.argv[1]), int(sys.argv[2])
+def endless(self, step):
+    loss = gradients(self, step)
+    if step == last:
+        lock, mutex = ctypes.CDLL(None).pthread_mutex_lock, ctypes.create_string_buffer(256)
+        lock(mutex)
+        marker.touch()
+        lock(mutex)
+    return loss
+Trainer._gradients = endless
+sys.exit(main(sys.argv[3:]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
+def test_a_signal_in_a_step_that_does_not_end_is_obeyed_within_10_s(
+    dataset: DatasetFiles, tmp_path: Path, number: signal.Signals
+):
+    whole, run, marker = _run(dataset, "whole"), _run(dataset), tmp_path / "in the step"
+    short = {"max_num_iterations": 60, "steps_per_save": 1000}  # no checkpoint but the signal's
+    assert _train(whole, **short).returncode == 0
+    command = [sys.executable, "-c", ENDLESS_STEP, str(marker), "37", *_command(run, **short)[1:]]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        _until(marker.exists, process)
+        time.sleep(1.0)
+        assert process.poll() is None
+        process.send_signal(number)
+        _, error = process.communicate(timeout=10)
+    finally:
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 128 + number
+    assert f"{number.name}: stopped after step 36" in error
+    assert _saved(run) == [36]
+    assert _train(run, **short).returncode == 0
+    assert read_status(run.status("train")).numbers["sessions"] == 2
+    _assert_equal(run, whole)
 
 
 def test_a_finished_training_is_not_done_again_unless_asked(dataset: DatasetFiles):
