@@ -38,9 +38,8 @@ struct Block {
   static constexpr int CORNERS = 1 << D;
   alignas(64) uint32_t row[CORNERS][LANES];
   alignas(64) float weight[CORNERS][LANES];
-  alignas(64) float slope[D][CORNERS][LANES];
 
-  template <bool SLOPES>
+  template <bool WEIGHTS>
   FB_HD void fill(const GridLevel& level, const Axes& axes, int64_t first, bool bounded) {
     uint32_t outside = 0;
 #pragma omp simd reduction(| : outside)
@@ -49,21 +48,38 @@ struct Block {
       for (int d = 0; d < D; ++d) x[d] = axes.x[d * axes.padded + first + lane];
       if constexpr (DIRECTED)
         for (int d = 0; d < D; ++d) v[d] = axes.along[d * axes.padded + first + lane];
-      const GridCell<D> cell = grid_cell<D, SMOOTH>(level, x, bounded);
+      const GridCell<D> here = grid_cell<D, SMOOTH>(level, x, bounded);
       for (int c = 0; c < CORNERS; ++c) {
         uint32_t at[D];
-        for (int d = 0; d < D; ++d) at[d] = cell.corner[d] + (c >> d & 1);
+        for (int d = 0; d < D; ++d) at[d] = here.corner[d] + (c >> d & 1);
         const uint32_t r = grid_row<D, HASHED>(level, at);
         row[c][lane] = r;
         outside |= !HASHED & (r >= level.rows);
-        weight[c][lane] = cell.inside ? factor<D, DIRECTED>(cell, c, v) : 0.0f;
-        if constexpr (SLOPES)
-          for (int d = 0; d < D; ++d) slope[d][c][lane] = cell.inside ? factor_slope<D, DIRECTED>(cell, c, d, v) : 0.0f;
+        if constexpr (WEIGHTS) weight[c][lane] = here.inside ? factor<D, DIRECTED>(here, c, v) : 0.0f;
       }
     }
     if (outside)
       for (int c = 0; c < CORNERS; ++c)
         for (int lane = 0; lane < LANES; ++lane) row[c][lane] = wrapped(row[c][lane], level.rows);
+  }
+
+  // `gradient` [D][LANES]: of the sum over corners of factor * dot, in x. The cells are found again: cheaper than to
+  // keep the slopes of eight corners along three axes.
+  FB_HD void slopes(const GridLevel& level, const Axes& axes, int64_t first, bool bounded,
+                    const float (&dot)[CORNERS][LANES], float (&gradient)[D][LANES]) const {
+#pragma omp simd
+    for (int lane = 0; lane < LANES; ++lane) {
+      float x[D], v[D] = {};
+      for (int d = 0; d < D; ++d) x[d] = axes.x[d * axes.padded + first + lane];
+      if constexpr (DIRECTED)
+        for (int d = 0; d < D; ++d) v[d] = axes.along[d * axes.padded + first + lane];
+      const GridCell<D> here = grid_cell<D, SMOOTH>(level, x, bounded);
+      for (int d = 0; d < D; ++d) {
+        float sum = 0.0f;
+        for (int c = 0; c < CORNERS; ++c) sum += factor_slope<D, DIRECTED>(here, c, d, v) * dot[c][lane];
+        gradient[d][lane] = here.inside ? sum : 0.0f;
+      }
+    }
   }
 };
 
@@ -75,7 +91,7 @@ void forward_level(const GridCall& call, int32_t l, const Axes& axes, int64_t be
   const int64_t width = static_cast<int64_t>(a.level_count) * F;
   Block<D, SMOOTH, HASHED, DIRECTED> block;
   for (int64_t i = begin; i < end; i += LANES) {
-    block.template fill<false>(level, axes, i, a.bounded);
+    block.template fill<true>(level, axes, i, a.bounded);
     const int lanes = static_cast<int>(end - i < LANES ? end - i : LANES);
     for (int lane = 0; lane < lanes; ++lane) {
       float sum[F] = {};
@@ -97,7 +113,7 @@ void backward_table_level(const GridCall& call, int32_t l, const Axes& axes) {
   const int64_t width = static_cast<int64_t>(a.level_count) * F;
   Block<D, SMOOTH, HASHED, DIRECTED> block;
   for (int64_t i = 0; i < a.points; i += LANES) {
-    block.template fill<false>(level, axes, i, a.bounded);
+    block.template fill<true>(level, axes, i, a.bounded);
     const int lanes = static_cast<int>(a.points - i < LANES ? a.points - i : LANES);
     for (int lane = 0; lane < lanes; ++lane) {
       const float* grad = call.grad + (i + lane) * width + l * F;
@@ -116,19 +132,22 @@ void backward_x_level(const GridCall& call, int32_t l, const Axes& axes, int64_t
   const T* table = static_cast<const T*>(call.table) + level.offset * F;
   const int64_t width = static_cast<int64_t>(a.level_count) * F;
   Block<D, SMOOTH, HASHED, DIRECTED> block;
+  alignas(64) float dot[block.CORNERS][LANES] = {}, gradient[D][LANES];
   for (int64_t i = begin; i < end; i += LANES) {
-    block.template fill<true>(level, axes, i, a.bounded);
+    block.template fill<false>(level, axes, i, a.bounded);
     const int lanes = static_cast<int>(end - i < LANES ? end - i : LANES);
     for (int lane = 0; lane < lanes; ++lane) {
       const float* grad = call.grad + (i + lane) * width + l * F;
-      float* out = call.out + (i + lane) * D;
       for (int c = 0; c < block.CORNERS; ++c) {
         const T* entry = table + static_cast<int64_t>(block.row[c][lane]) * F;
-        float dot = 0.0f;
-        for (int f = 0; f < F; ++f) dot += to_float(entry[f]) * grad[f];
-        for (int d = 0; d < D; ++d) out[d] += block.slope[d][c][lane] * dot;
+        float sum = 0.0f;
+        for (int f = 0; f < F; ++f) sum += to_float(entry[f]) * grad[f];
+        dot[c][lane] = sum;
       }
     }
+    block.slopes(level, axes, i, a.bounded, dot, gradient);
+    for (int lane = 0; lane < lanes; ++lane)
+      for (int d = 0; d < D; ++d) call.out[(i + lane) * D + d] += gradient[d][lane];
   }
 }
 
