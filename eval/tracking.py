@@ -18,10 +18,9 @@ nothing. Several people may log to one experiment: a sync touches only runs of i
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import ExitStack
 from typing import Any
 
-from eval.tracking_connection import plain_errors, sqlite_file, tracking_uri
+from eval.tracking_connection import alone, plain_errors, tracking_uri
 from eval.tracking_entries import CELL, RUN, Entry, Plan, read_plan, slot
 from eval.tracking_store import Known, Store
 from fieldbook.layout import Results, StudyFiles, lock_path
@@ -43,14 +42,13 @@ def sync(study: StudyFiles, uri: str | None = None) -> dict[str, Any]:
         UserError: The study has no tables; the store is away, or fails. What was logged before stays and is not
             logged again.
     """
-    results = Results(study.root.parent)
+    results, todo = Results(study.root.parent), f"fieldbook sync {study.root}"
     address = tracking_uri(results, uri)
-    database = sqlite_file(address)
-    with ExitStack() as stack:
-        stack.enter_context(exclusive(lock_path(results.root, "sync"), f"the sync of {results.root}"))
-        if database is not None:  # MLflow's migrations are no place for two, wherever their results are
-            stack.enter_context(exclusive(lock_path(database.parent, "mlflow"), f"the tracking store {database}"))
-        stack.enter_context(plain_errors(address, f"fieldbook sync {study.root}"))
+    with (
+        exclusive(lock_path(results.root, "sync"), f"the sync of {results.root}"),
+        alone(address, todo),
+        plain_errors(address, todo),
+    ):
         plan = read_plan(study)
         return _Sync(plan, Store(address, results, study.root.name)).run()
 

@@ -6,18 +6,25 @@ import logging
 import os
 import re
 import sqlite3
+import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fieldbook.errors import UserError
-from fieldbook.layout import Results
+from fieldbook.layout import Results, lock_path
+from fieldbook.locks import exclusive
 
 if TYPE_CHECKING:  # MLflow takes a second to import
+    from contextlib import AbstractContextManager
+
     from mlflow import MlflowClient
 
+log = logging.getLogger(__name__)
+
 KNOCK_S = 10  # how long a store may take to answer at all
+PAUSE_S = 0.3  # between looks at a lock that another sync has
 # MLflow's own patience with a server that has gone is minutes. What the user has set stays.
 _DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
@@ -28,6 +35,8 @@ _DEFAULTS = {
     "PGCONNECT_TIMEOUT": str(KNOCK_S),
 }
 _KNOCK = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(KNOCK_S)}
+ADVISORY_LOCK = int.from_bytes(b"fieldbk")
+"""The number that our syncs agree on in a PostgreSQL database."""
 _BELOW = ("mlflow", "sqlalchemy", "sqlite3", "requests", "urllib3")
 
 
@@ -41,6 +50,48 @@ def sqlite_file(uri: str) -> Path | None:
     return Path(uri.removeprefix("sqlite:///").partition("?")[0]).resolve() if uri.startswith("sqlite:///") else None
 
 
+def has_locks(uri: str) -> bool:
+    """Whether a store keeps syncs apart that do not know of each other."""
+    return uri.startswith(("sqlite:///", "postgresql"))
+
+
+def alone(uri: str, todo: str) -> AbstractContextManager[None]:
+    """Keep other syncs out of a store that has locks, wherever their results are.
+
+    MLflow's migrations are no place for two, and what another sync is at looks like what a killed one left.
+
+    Args:
+        uri: Of the store.
+        todo: As for ``plain_errors``.
+    """
+    database = sqlite_file(uri)
+    if database is not None:
+        return exclusive(lock_path(database.parent, "mlflow"), f"the tracking store {database}")
+    return _advisory_lock(uri, todo) if has_locks(uri) else nullcontext()
+
+
+@contextmanager
+def _advisory_lock(uri: str, todo: str) -> Iterator[None]:
+    """Hold a lock that PostgreSQL takes back when this process or its connection dies."""
+    with plain_errors(uri, todo):
+        connection = _knock_at_database(uri)
+        taken = _try_lock(connection)
+    if not taken:
+        log.info("waiting for another sync to the tracking store %s", without_password(uri))
+    try:
+        with plain_errors(uri, todo):
+            while not taken:  # PostgreSQL would wait for us, but deaf to Ctrl-C
+                time.sleep(PAUSE_S)
+                taken = _try_lock(connection)
+        yield
+    finally:
+        connection.close()
+
+
+def _try_lock(connection: Any) -> bool:
+    return connection.exec_driver_sql(f"SELECT pg_try_advisory_lock({ADVISORY_LOCK})").scalar()
+
+
 def connect(uri: str, results: Results) -> MlflowClient:
     """A client of a store that answers; the one in SQLite under the results is made if need be.
 
@@ -52,8 +103,8 @@ def connect(uri: str, results: Results) -> MlflowClient:
         os.environ.setdefault(name, value)
     if sqlite_file(uri) == results.tracking_db.resolve():
         _write_ahead(results.tracking_db)
-    if uri.startswith(("postgresql", "mysql")):
-        _knock_at_database(uri)
+    if uri.startswith("mysql"):
+        _knock_at_database(uri).close()
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=uri)
@@ -70,14 +121,12 @@ def _write_ahead(path: Path) -> None:
         database.execute("PRAGMA journal_mode=WAL")
 
 
-def _knock_at_database(uri: str) -> None:
-    from sqlalchemy import create_engine
+def _knock_at_database(uri: str) -> Any:
+    """A connection of its own, outside of any transaction."""
+    from sqlalchemy import NullPool, create_engine
 
-    engine = create_engine(uri, connect_args={"connect_timeout": KNOCK_S})
-    try:
-        engine.connect().close()
-    finally:
-        engine.dispose()
+    options = {"poolclass": NullPool, "isolation_level": "AUTOCOMMIT", "pool_reset_on_return": None}
+    return create_engine(uri, connect_args={"connect_timeout": KNOCK_S}, **options).connect()
 
 
 @contextmanager
@@ -89,6 +138,11 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
     finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def without_password(text: str) -> str:
+    """A text without the users and passwords of the addresses in it."""
+    return re.sub(r"//[^/@\s]*@", "//***@", text)
 
 
 @contextmanager
@@ -108,7 +162,7 @@ def plain_errors(uri: str, todo: str) -> Iterator[None]:
     except Exception as error:
         if not (isinstance(error, ImportError) or type(error).__module__.startswith(_BELOW)):
             raise
-        text = re.sub(r"//[^/@\s]*@", "//***@", f"cannot log to the tracking store {uri}: {_reason(error)}")
+        text = without_password(f"cannot log to the tracking store {uri}: {_reason(error)}")
         raise UserError(f"{text}; nothing is lost, `{todo}` logs what is not there yet") from error
     finally:
         logging.disable(logging.NOTSET)

@@ -1,11 +1,13 @@
 """The tracking store: MLflow, wherever it is, reduced to what a sync needs of it.
 
-A run of the store is RUNNING until everything of it is logged. One of the same results folder that is found RUNNING is
-what a killed sync left: it is deleted and logged anew.
+A run of the store is RUNNING until everything of it is logged. One that a sync of the same results folder finds RUNNING
+is what a killed sync left: it is deleted and logged anew. A copy of the folder may be logging it just now where the store
+has no locks, as a server: its runs are left alone for an hour.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import time
 import uuid
@@ -13,13 +15,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eval.tracking_connection import connect, sqlite_file
+from data.pictures import open_picture
+from eval.tracking_connection import connect, has_locks, sqlite_file
 from eval.tracking_entries import CELL, RUN, Entry
 from eval.tracking_files import curves, image_table, pictures
 from fieldbook.errors import UserError
 from fieldbook.files import write_text
 from fieldbook.layout import Results
 
+ABANDONED_S = 3600.0  # after which nobody is at a run any more: one takes seconds, over a slow network minutes
 PICTURES = 4  # of each split of a run
 NOTE = "A study of Radiance Fieldbook. Parent runs are cells, child runs their seeds and repeats."
 
@@ -58,8 +62,8 @@ class Store:
     """
 
     def __init__(self, uri: str, results: Results, study: str):
-        self.client = connect(uri, results)
-        self.origin = _origin(results)
+        self.client, self.alone = connect(uri, results), has_locks(uri)
+        self.origin, self.place = _origin(results), f"{os.uname().nodename}:{results.root.resolve()}"
         # A server knows where its files are to be; without one MLflow would take the working directory.
         location = None if uri.startswith("http") else (results.tracking_artifacts.resolve() / study).as_uri()
         self.experiment = self._experiment(study, location, sqlite_file(uri) == results.tracking_db.resolve())
@@ -87,14 +91,19 @@ class Store:
         return found.experiment_id
 
     def known(self) -> list[Known]:
-        """Every run that came from this results folder; what a killed sync left is deleted."""
+        """Every whole run that came from this results folder; what a killed sync left is deleted."""
         whole = []
         for run in list(self._runs()):
-            if run.info.status == "RUNNING":
-                self.client.delete_run(run.info.run_id)
-            else:
+            if run.info.status != "RUNNING":
                 whole.append(Known(run.info.run_id, run.data.params, run.data.metrics, run.data.tags))
+            elif self._is_abandoned(run.data.tags):
+                self.client.delete_run(run.info.run_id)
         return whole
+
+    def _is_abandoned(self, tags: dict[str, str]) -> bool:
+        if self.alone or tags.get("sync_from", self.place) == self.place:  # of which this is the only sync
+            return True
+        return time.time() - float(tags.get("sync_unix_s", 0)) > ABANDONED_S
 
     def _runs(self) -> Iterator[Any]:
         token, ours = None, f"tags.origin = '{self.origin}'"
@@ -125,6 +134,8 @@ class Store:
             "content_sha256": entry.content,
             "superseded": "no",
             "origin": self.origin,
+            "sync_from": self.place,
+            "sync_unix_s": str(round(now)),
             "mlflow.source.name": "fieldbook",
             **({"mlflow.parentRunId": parent} if parent else {}),
             **_git(entry.tags.get("commit", "")),
@@ -139,8 +150,6 @@ class Store:
         return Known(run, entry.params, entry.metrics, tags)
 
     def _log_files(self, run: str, entry: Entry, end: int) -> None:
-        import PIL.Image
-
         assert entry.files is not None
         files = entry.files
         points = curves(files)
@@ -152,10 +161,8 @@ class Store:
             if path.exists():
                 self.client.log_artifact(run, str(path))
         for key, path in pictures(files, PICTURES):
-            try:
-                picture = PIL.Image.open(path).convert("RGB")
-            except (OSError, SyntaxError) as error:
-                raise UserError(f"{path} is not a readable picture: {error}; render the run again") from None
+            with open_picture(path) as opened:
+                picture = opened.convert("RGB")
             key = re.sub(r"[^\w\-./ ]", "_", key, flags=re.ASCII)  # what MLflow allows
             self.client.log_image(run, picture, key=key, step=entry.step, timestamp=end)
 

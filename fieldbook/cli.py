@@ -29,6 +29,8 @@ COMMANDS = {
         score.score, study.tables, study.report, study.sync, study.doctor,
     )
 }  # fmt: skip
+WATCHED = {"train", "render", "reference", "poses"}
+"""Stages that may need more memory than there is; each imports what it needs of it in its work only."""
 
 
 def main(argv: list[str]) -> int:
@@ -66,10 +68,11 @@ def main(argv: list[str]) -> int:
 
 
 def entrypoint() -> None:
-    """The ``fieldbook`` console script; training runs in a child that may be killed for want of memory."""
+    """The ``fieldbook`` console script; what needs much memory runs in a child, which may be killed for want of it."""
     gc.set_threshold(10_000)  # importing torch makes objects that stay; a sixth of it is looking for ones that do not
     argv = sys.argv[1:]
-    if argv[:1] == ["train"] and not {"-h", "--help"} & set(argv):
+    command = next((word for word in argv if word != "--debug"), "")
+    if command in WATCHED and not {"-h", "--help"} & set(argv):
         code = child.fork_and_watch()
         if code is not None:
             sys.exit(code)

@@ -8,11 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fieldbook import child
 from fieldbook.errors import Infeasible, UserError
 from fieldbook.files import read_json, remove_leftovers, write_json
 from fieldbook.layout import done_path, ledger_path, lock_path, status_path
 from fieldbook.ledger import ledger
 from fieldbook.locks import exclusive
+from fieldbook.machine import out_of_memory
 from fieldbook.status import INFEASIBLE, OK, Status, read_status, write_status
 
 log = logging.getLogger(__name__)
@@ -42,10 +44,12 @@ def run_stage(
     inputs: Iterable[Path] = (),
     spec: dict[str, Any] | None = None,
     keep: Keep | None = None,
+    prepare: Callable[[], object] = lambda: None,
 ) -> Status:
     """Run ``work`` and write ``<stage>.status.json`` and ``<stage>.ledger.json`` into ``folder``.
 
-    Another process that is at the same stage of the folder is waited for.
+    Another process that is at the same stage of the folder is waited for. In a process whose child the kernel has
+    killed at this work, the stage is infeasible.
 
     Args:
         stage: Name of the stage.
@@ -54,6 +58,7 @@ def run_stage(
         inputs: Status files of the stages this one needs; the first infeasible one is passed on unchanged.
         spec: The scene's keys that decide the outputs, kept in the status.
         keep: Lets the work be left out where it was done before; None does it always.
+        prepare: Called if the work will be done, before its cost is measured: takes what it needs, or waits for it.
 
     Raises:
         UserError: From ``work``; no status is written, so the stage runs again once the mistake is mended.
@@ -61,12 +66,14 @@ def run_stage(
     folder.mkdir(parents=True, exist_ok=True)
     with exclusive(lock_path(folder, stage), f"{stage} of {folder}"):
         remove_leftovers(folder)
-        passed_on = _first_infeasible(inputs)
-        made_from = keep.made_from() if keep is not None and passed_on is None else ""
+        infeasible = _first_infeasible(inputs) or _killed(stage, spec or {})
+        made_from = keep.made_from() if keep is not None and infeasible is None else ""
         status = _done_before(stage, folder, keep, made_from)
         if status is None:
+            if infeasible is None:
+                prepare()
             with ledger(ledger_path(folder, stage), stage):
-                status = passed_on or _do(stage, work, spec or {})
+                status = infeasible or _do(stage, work, spec or {})
             if made_from and status.ok:
                 write_json(done_path(folder, stage), {"made_from": made_from, "status": asdict(status)})
         write_status(status_path(folder, stage), status)
@@ -94,6 +101,13 @@ def _first_infeasible(inputs: Iterable[Path]) -> Status | None:
         if not path.exists():
             raise UserError(f"{path} is missing: the stage {path.name.removesuffix('.status.json')!r} has to run first")
     return next((s for s in map(read_status, inputs) if not s.ok), None)
+
+
+def _killed(stage: str, spec: dict[str, Any]) -> Status | None:
+    if child.killed_at_mb is None:
+        return None
+    result = out_of_memory(f"the stage {stage!r}", child.killed_at_mb)
+    return Status(INFEASIBLE, stage, result.reason, result.numbers, spec)
 
 
 def _do(stage: str, work: Callable[[], dict[str, Any] | None], spec: dict[str, Any]) -> Status:

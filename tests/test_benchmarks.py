@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 from methods.kernels.build import find_toolchain
@@ -166,3 +167,31 @@ def test_both_sides_of_every_gpu_row_compute_the_same(python):
     assert done.returncode == 0, done.stdout + done.stderr
     names = done.stdout
     assert all(f"/ {peer}" in names for peer in ("torch eager", "nerfacc", "nerfstudio", "a copy of its bytes"))
+
+
+LIMITS = """
+from bm_startup import HELP_S, MUST, PLAN_S, missed
+
+def results(ratio=MUST, seconds=HELP_S, plan=PLAN_S):
+    return {"ready": {"nerfacto": {"ratio": ratio}}, "help_s": [0.1, seconds, 9.0], "plan_s": {"10000": plan}}
+
+assert missed(results()) == []
+for name, limit in (("ratio", MUST), ("seconds", HELP_S), ("plan", PLAN_S)):
+    assert len(missed(results(**{name: 1.02 * limit}))) == 1, name
+"""
+
+
+def test_a_limit_of_the_start_up_that_is_missed_is_named(python):
+    done = python(LIMITS)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_the_start_up_keeps_its_limits(repository):
+    if (busy := psutil.cpu_percent(3.0)) > 20:
+        pytest.skip(f"the machine is {busy:.0f} % busy with something else: seconds would say nothing")
+    command = [sys.executable, str(repository / "benchmarks/bm_startup.py"), "--quick"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count(" must") == 1
+    assert "dry run of 10000 runs" in done.stdout

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import re
 import subprocess
@@ -160,15 +159,14 @@ def test_a_study_with_a_requeued_a_cancelled_job_and_a_restarted_controller_equa
 
 
 def test_a_training_leaves_before_its_time_limit_and_goes_on_in_the_next_job(
-    cluster: Loopback, repository: Path, tmp_path: Path
+    cluster: Loopback, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    # More steps than fit into the three minutes, of which the profile's notice takes two.
+    long = {"method": "nerfacto", "preset": "smoke", "overrides": {"max_num_iterations": 100000}}
+    monkeypatch.setitem(STUDY, "methods", [long])
     folder = tmp_path / "slurm"
     _locally(repository, folder, "--until", "dataset", "method")
-    # More steps than fit into the three minutes, of which the profile's notice takes two.
-    long = "methods=" + json.dumps(
-        [{"method": "nerfacto", "preset": "smoke", "overrides": {"max_num_iterations": 100000}}]
-    )
-    study = Run(cluster, repository, folder, "--set-resources", "train:runtime=3", "--config", long, "--until", "train")
+    study = Run(cluster, repository, folder, "--set-resources", "train:runtime=3", "--until", "train")
     first = study.until(study.trainings)
     job, name = next(iter(first.items()))
     study.until(lambda: job not in study.trainings())
@@ -176,6 +174,7 @@ def test_a_training_leaves_before_its_time_limit_and_goes_on_in_the_next_job(
     assert run is not None
     # By itself, with what it had done, before SLURM would have killed it.
     assert "SIGTERM: stopped after step" in (run.root / "logs/train.log").read_text()
+    study.until(lambda: cluster.queue()[job][0] != "COMPLETING")
     assert cluster.queue()[job][0] == "FAILED"
     study.until(lambda: name in study.trainings().values())
     study.until(lambda: "going on from step" in (run.root / "logs/train.log").read_text())

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import socket
 import sqlite3
 import time
-from contextlib import closing
+from collections.abc import Callable
+from contextlib import closing, nullcontext
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -25,6 +29,8 @@ from fieldbook.errors import UserError
 from fieldbook.files import read_json
 from fieldbook.layout import RunFiles, StudyFiles
 
+from .safety_harness import refused
+from .test_safety_media import PICTURES
 from .tracking_study import COMMIT, LOCK, REASON, STARTED, VIEWS, finished, planned, score, write_tables
 
 
@@ -378,6 +384,49 @@ def test_a_copy_of_a_results_folder_adds_nothing_to_a_shared_store(results, tmp_
     assert sync(StudyFiles(tmp_path / "copy" / "tiny"), store)["unchanged"] == 8
 
 
+@pytest.fixture
+def copied(results, tmp_path, monkeypatch) -> tuple[StudyFiles, StudyFiles, str]:
+    """A study of one run, the same in a copy of its results folder, and a store without locks, as a server is."""
+    monkeypatch.setattr("eval.tracking.alone", lambda *_: nullcontext())
+    monkeypatch.setattr(tracking_store, "has_locks", lambda _: False)
+    shutil.move(results / "mlflow.db", tmp_path)
+    study, _ = one_finished(results)
+    (results / ".tracking-origin").write_text("0123456789abcdef\n")
+    shutil.copytree(results, tmp_path / "copy")
+    return study, StudyFiles(tmp_path / "copy" / "tiny"), f"sqlite:///{tmp_path}/mlflow.db"
+
+
+def test_a_run_that_a_copy_of_the_folder_is_just_logging_is_left_alone(tmp_path, copied, monkeypatch):
+    (study, copy, store), whole = copied, MlflowClient.log_image
+
+    def meanwhile(*args, **keywords):
+        monkeypatch.setattr(MlflowClient, "log_image", whole)
+        sync(copy, store)
+        return whole(*args, **keywords)
+
+    monkeypatch.setattr(MlflowClient, "log_image", meanwhile)
+    sync(study, store)
+    assert (len(valid(tmp_path)), {r.info.status for r in logged(tmp_path)}) == (2, {"FINISHED"})
+    assert sync(study, store)["superseded"] == 1
+    assert len(valid(tmp_path)) == len(valid(tmp_path, "cell")) == 1
+
+
+def test_what_a_killed_sync_of_a_copy_of_the_folder_left_is_deleted_after_an_hour(tmp_path, copied, monkeypatch):
+    study, copy, store = copied
+    monkeypatch.setattr(MlflowClient, "log_table", killed := Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        sync(copy, store)
+    monkeypatch.undo()
+    assert killed.called
+    (left,) = (r.info.run_id for r in logged(tmp_path) if r.info.status == "RUNNING")
+    monkeypatch.setattr(tracking_store, "has_locks", lambda _: False)
+    sync(study, store)
+    assert client(tmp_path).get_run(left).info.status == "RUNNING"
+    client(tmp_path).set_tag(left, "sync_unix_s", str(time.time() - 3700))
+    sync(study, store)
+    assert left not in {r.info.run_id for r in logged(tmp_path)}
+
+
 def test_studies_are_experiments_of_their_own(results):
     sync(finished(results))
     assert sync(finished(results, study="other"))["logged"] == 8
@@ -497,22 +546,47 @@ def test_a_broken_database_is_one_line(tmp_path):
         ("images.csv", "split\ntest\n", "make it again"),
         ("images.csv", "split,view\ntest,../../../study\n", "cannot be the name"),
         ("run.json", '{"spec": 1}', "fieldbook train"),
-        ("test/frame_00000.png", "no picture", "render the run again"),
+        ("test/frame_00000.png", "no picture", "replace or remove it"),
         ("train.ledger.json", "{}", "delete it"),
     ],
 )
 def test_a_damaged_file_is_one_line_that_says_what_to_do(results, name, content, words):
-    study = finished(results, seeds=[0], counts=["all"])
-    run = planned(results, seeds=[0], counts=["all"]).runs[0]
-    (run.files(planned(results).results).root / name).write_text(content)
+    study, run = one_finished(results)
+    (run.root / name).write_text(content)
     with pytest.raises(UserError, match=words):
         sync(study)
 
 
-def test_a_curve_longer_than_a_request_arrives_whole(results):
+def one_finished(results: Path) -> tuple[StudyFiles, RunFiles]:
+    """A study of one run."""
     only = {"seeds": [0], "counts": ["all"]}
-    study, made = finished(results, **only), planned(results, **only)
-    run = made.runs[0].files(made.results)
+    made = planned(results, **only)
+    return finished(results, **only), made.runs[0].files(made.results)
+
+
+BAD_RENDERS = ("cut png", "tiff", "postscript, which starts a program", "16 bits", "a bomb", "no pixels", "a pipe")
+
+
+@pytest.mark.parametrize(("make", "word"), [PICTURES[name] for name in BAD_RENDERS], ids=BAD_RENDERS)
+def test_a_render_that_is_no_picture_is_refused_in_one_line_and_starts_no_program(
+    results, tmp_path, monkeypatch, make: Callable[[Path], Any], word: str
+):
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    study, run = one_finished(results)
+    render = run.test / "frame_00000.png"
+    render.unlink()
+    make(render)
+    assert word.replace("a.png", render.name) in refused(lambda: sync(study))
+    assert not (tmp_path / "started").exists()
+    render.unlink()
+    sync(study)  # a view without a picture is left out
+    assert [r.info.status for r in logged(results)] == ["FINISHED"] * 2
+
+
+def test_a_curve_longer_than_a_request_arrives_whole(results):
+    study, run = one_finished(results)
     rows = "".join(f"{k},{1 / (k + 1)},0.01,1000,{k / 10}\n" for k in range(1500))
     run.train_log.write_text("step,loss,lr,rays_per_s,seconds\n" + rows)
     sync(study)

@@ -54,6 +54,14 @@ def sqlite(folder: Path) -> str:
     return f"sqlite:///{folder}/mlflow.db"
 
 
+@pytest.fixture(params=["sqlite", "postgresql", "server"])
+def store(request, tmp_path) -> str:
+    """The address of a fresh store of each kind."""
+    if request.param == "sqlite":
+        return sqlite(tmp_path)
+    return request.getfixturevalue("postgres" if request.param == "postgresql" else "server").uri
+
+
 def assert_whole(uri: str, studies: list[str], runs: int = 6, cells: int = 2) -> None:
     """Every run of the studies is there, once, with all that belongs to it."""
     store = MlflowClient(tracking_uri=uri)
@@ -186,6 +194,36 @@ def test_eight_results_folders_sync_into_one_fresh_sqlite_file(tmp_path):
     assert_whole(sqlite(tmp_path), names)
 
 
+def test_two_results_folders_sync_at_once_into_one_fresh_store(tmp_path, store, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    names = ["left", "right"]
+    studies = [finished(tmp_path / f"results-{name}", study=name) for name in names]
+    said = [end(process) for process in [start(study) for study in studies * 4]]
+    assert [code for code, _ in said] == [0] * 8, said
+    assert sum("8 logged" in text for _, text in said) == 2
+    assert_whole(store, names)
+
+
+def test_what_copies_of_a_results_folder_sync_at_once_is_there_once_or_else_valid_once_after_the_next(tmp_path, store):
+    study = finished(tmp_path / "results")
+    (tmp_path / "results/.tracking-origin").write_text("0123456789abcdef\n")
+    copies = [StudyFiles(tmp_path / f"copy{k}" / "tiny") for k in range(3)]
+    for copy in copies:
+        shutil.copytree(tmp_path / "results", copy.root.parent)
+    said = [end(process) for process in [start(each, store) for each in (study, *copies)]]
+    assert [code for code, _ in said] == [0] * 4, said
+    if not store.startswith("http"):
+        assert_whole(store, ["tiny"])
+    sync(study, store)
+    found = runs_of(MlflowClient(tracking_uri=store), "tiny")
+    assert {r.info.status for r in found} == {"FINISHED", "FAILED"}
+    valid = [r for r in found if r.data.tags["superseded"] == "no"]
+    assert len({r.data.tags.get("run", r.data.tags["cell"]) for r in valid}) == len(valid) == 8
+    cells = {r.info.run_id for r in valid if r.data.tags["kind"] == "cell"}
+    assert {r.data.tags["mlflow.parentRunId"] for r in valid if r.data.tags["kind"] == "run"} == cells
+    assert "0 logged, 0 updated, 8 unchanged, 0 superseded" in sync(study, store)
+
+
 def test_a_sync_killed_in_the_midst_loses_nothing_and_doubles_nothing(tmp_path):
     study = finished(tmp_path / "results")
     artifacts = tmp_path / "results/mlartifacts/tiny"
@@ -214,17 +252,21 @@ def test_what_a_server_missed_while_it_was_down_it_gets_when_it_is_up(tmp_path, 
     assert_whole(server.uri, ["tiny"])
 
 
-def test_a_server_that_dies_during_a_sync_ends_it_with_one_line_and_has_all_after_the_next(tmp_path, server):
+@pytest.mark.parametrize(("kind", "files"), [("server", "server/files"), ("postgres", "results/mlartifacts")])
+def test_a_store_that_dies_during_a_sync_ends_it_with_one_line_and_has_all_after_the_next(
+    kind, files, tmp_path, request
+):
+    store = request.getfixturevalue(kind)
     study = finished(tmp_path / "results", seeds=list(range(6)))
-    process = start(study, server.uri)
-    wait_for(lambda: bool(list((tmp_path / "server/files").rglob("*.png"))), "pictures")
-    server.down()
+    process = start(study, store.uri)
+    wait_for(lambda: bool(list((tmp_path / files).rglob("*.png"))), "pictures")
+    store.down()
     code, said = end(process)
     assert (code, said.count("\n")) == (2, 1), said
     assert "nothing is lost" in said
-    server.up()
-    sync(study, server.uri)
-    assert_whole(server.uri, ["tiny"], runs=12)
+    store.up()
+    sync(study, store.uri)
+    assert_whole(store.uri, ["tiny"], runs=12)
 
 
 def test_eight_syncs_at_once_to_a_server_lose_nothing_and_double_nothing(tmp_path, server):

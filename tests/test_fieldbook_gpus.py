@@ -15,6 +15,11 @@ import pytest
 from fieldbook import gpus
 from fieldbook.errors import UserError
 from fieldbook.gpus import take_gpu, visible_devices
+from fieldbook.layout import RunFiles, lock_path
+from fieldbook.locks import exclusive
+from fieldbook.status import INFEASIBLE, OK, Status, write_status
+
+from .runner_ball import write_dataset
 
 UUIDS = ["GPU-aaaa0000", "GPU-bbbb1111", "GPU-cccc2222"]
 TAKE = """
@@ -176,33 +181,72 @@ def test_a_folder_of_locks_that_somebody_else_made_is_refused(kind, tmp_path, mo
 
 
 STAGES = {
-    "train": {"device": "auto"},
-    "render": {"device": "auto"},
-    "score": {"metrics": ["lpips_alex"], "weights": "download", "device": "auto"},
+    "train": {"method": "nerfacto"},
+    "render": {"method": "nerfacto"},
+    "score": {"metrics": ["lpips_alex"], "weights": "download"},
 }
-
-
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("asked", ["auto", "cpu"])
-def test_a_stage_takes_a_gpu_before_torch_is_imported_unless_it_is_for_the_cpu(stage, asked, tmp_path):
-    code = f"""
+STAGE = """
 import os, sys
 from pathlib import Path
 from fieldbook import cli, gpus
-gpus.LOCKS = Path({str(tmp_path)!r})
+gpus.LOCKS = Path({locks!r})
 class Stop(Exception): pass
 def spy(find, name, *_):
     if name == "torch": raise Stop
 sys.meta_path.insert(0, type("Spy", (), {{"find_spec": spy}})())
 try:
-    cli.main([{stage!r}, "a/b/c", "--spec", {json.dumps(STAGES[stage] | {"device": asked})!r}])
+    cli.main([{stage!r}, "a/b/c", "--spec", {spec!r}])
 except Stop:
-    pass
-print(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    print(os.environ.get("CUDA_VISIBLE_DEVICES"))
 """
-    (tmp_path / "a/b/c").mkdir(parents=True)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert done.stdout.strip() == (UUIDS[0] if asked == "auto" else "None")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFiles:
+    """A run of which every stage can begin."""
+    files = RunFiles(tmp_path / "a/b/c")
+    files.root.mkdir(parents=True)
+    write_status(write_dataset(tmp_path / "a").status(), Status(OK, "dataset"))
+    for stage in ("train", "render"):
+        write_status(files.status(stage), Status(OK, stage))
+    files.checkpoint_manifest.write_text("{}")
+    return files
+
+
+def start(stage: str, asked: str, folder: Path) -> subprocess.Popen[str]:
+    """Start a stage that says which device it has when it imports torch, and ends."""
+    code = STAGE.format(locks=str(folder), stage=stage, spec=json.dumps(STAGES[stage] | {"device": asked}))
+    pipe = subprocess.PIPE
+    return subprocess.Popen([sys.executable, "-c", code], stdout=pipe, stderr=pipe, text=True, cwd=folder)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("asked", ["auto", "cpu"])
+def test_a_stage_takes_a_gpu_before_torch_is_imported_unless_it_is_for_the_cpu(stage, asked, tmp_path, run):
+    said, _ = start(stage, asked, tmp_path).communicate(timeout=60)
+    assert said.strip() == (UUIDS[0] if asked == "auto" else "None")
+
+
+@pytest.mark.parametrize("stage", ["train", "render"])
+def test_a_stage_that_waits_for_its_folder_has_no_gpu_yet(stage, tmp_path, run, take):
+    with exclusive(lock_path(run.root, stage), "it"):
+        waiting = start(stage, "auto", tmp_path)
+        assert says(waiting).startswith(f"waiting for {stage} of a/b/c, which process")
+        others = {device(p): p for p in [take() for _ in UUIDS]}
+        assert sorted(others) == UUIDS
+    assert says(waiting) == "waiting for a GPU: all 3 are taken"
+    others[UUIDS[1]].kill()
+    assert waiting.communicate(timeout=60)[0].strip() == UUIDS[1]
+
+
+@pytest.mark.parametrize("stage", ["train", "render"])
+def test_a_stage_that_cannot_be_takes_no_gpu(stage, run):
+    from fieldbook.cli import main
+
+    for status in (run.root.parent.parent / "dataset.status.json", run.status("train")):
+        write_status(status, Status(INFEASIBLE, "poses", "too few"))
+    assert main([stage, str(run.root), "--spec", json.dumps(STAGES[stage] | {"device": "auto"})]) == 0
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 
 def test_scoring_without_lpips_takes_no_gpu(tmp_path):

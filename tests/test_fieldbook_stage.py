@@ -1,19 +1,19 @@
 """Files are whole or absent; a stage leaves a status and a ledger; infeasible passes on."""
 
 import json
-import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from fieldbook import child
 from fieldbook.errors import Infeasible, UserError
 from fieldbook.files import atomic_dir, atomic_path, read_json, sha256_file, write_json
 from fieldbook.layout import ledger_path, status_path
 from fieldbook.ledger import read_energy_j
-from fieldbook.machine import usable_cpus, usable_memory_mb
-from fieldbook.stage import run_stage
+from fieldbook.stage import Keep, run_stage
 from fieldbook.status import read_status
 
 
@@ -98,14 +98,28 @@ def test_running_out_of_memory_is_infeasible(tmp_path):
     assert run_stage("work", tmp_path, lambda: fail(MemoryError())).reason == "out of memory on the host"
 
 
-def test_container_limits_cut_down_cpus_and_memory(tmp_path):
-    (tmp_path / "cpu").write_text("100000 100000\n")
-    (tmp_path / "memory").write_text(f"{1 << 30}\n")
-    (tmp_path / "max").write_text("max\n")
-    assert usable_cpus(tmp_path / "cpu") == 1
-    assert usable_cpus(tmp_path / "none") == len(os.sched_getaffinity(0))
-    assert usable_memory_mb((tmp_path / "memory", tmp_path / "max")) == 921
-    assert usable_memory_mb(()) > 921
+def test_a_stage_whose_process_the_kernel_killed_is_infeasible_with_the_peak(tmp_path, monkeypatch):
+    called = []
+    monkeypatch.setattr(child, "killed_at_mb", 321)
+    keys = {"prepare": lambda: called.append("prepare"), "spec": {"mapper": "global"}}
+    status = run_stage("poses", tmp_path, lambda: called.append("work"), **keys)
+    assert (status.state, status.stage, status.numbers, status.spec) == (
+        "infeasible",
+        "poses",
+        {"peak_mb": 321},
+        {"mapper": "global"},
+    )
+    assert status.reason == "out of memory on the host: the kernel ended the stage 'poses', which had held up to 321 MB"
+    assert not called
+
+
+def test_what_a_stage_waits_for_is_no_cost_and_is_not_waited_for_where_nothing_is_to_do(tmp_path):
+    called = []
+    keep = Keep(lambda: "the same", lambda _: True)
+    for _ in range(2):
+        run_stage("work", tmp_path, dict, keep=keep, prepare=lambda: called.append(time.sleep(0.5)))
+        assert json.loads(ledger_path(tmp_path, "work").read_text())["wall_s"] < 0.4
+    assert len(called) == 1
 
 
 def test_energy_is_the_sum_of_the_packages_and_absent_where_it_cannot_be_read(tmp_path):

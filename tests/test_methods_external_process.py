@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -78,8 +79,9 @@ def test_killed_by_the_kernel_for_want_of_memory_is_infeasible_killed_by_others_
         run(job(tmp_path, f"import os; {code}"))
     kills = iter([3, 4])
     monkeypatch.setattr(process, "oom_kills", lambda: next(kills))
-    with pytest.raises(Infeasible, match="out of memory on the host"):
-        run(job(tmp_path, f"import os; {code}"))
+    with pytest.raises(Infeasible, match="the kernel ended the train command of mine, which had held up to") as result:
+        run(job(tmp_path, f"import os; bytearray(b'x') * (400 << 20); {code}"))
+    assert result.value.numbers["peak_mb"] > 400
 
 
 def test_a_program_that_is_not_there_is_one_line(tmp_path: Path):
@@ -97,35 +99,61 @@ def test_what_it_left_running_ends_with_it_and_does_not_hold_us_up(tmp_path: Pat
 STARTER = """
 import os, sys
 from pathlib import Path
+from fieldbook import gpus
+from fieldbook.locks import exclusive
+from methods.external import keeper
 from methods.external.process import Job, run
-print("started", flush=True)
-run(Job("it", ["sh", "-c", "echo $$ > pid; sleep 60 & echo $! > grandchild; wait"], Path.cwd(), dict(os.environ),
-        Path("l.log")))
+keeper.GRACE_S = 0.5
+gpus.LOCKS, gpus.visible_devices = Path.cwd(), lambda: {"0": "0"}
+gpus.take_gpu()
+with exclusive(Path("run.lock"), "it"):
+    run(Job("it", ["sh", "-c", sys.argv[1]], Path.cwd(), dict(os.environ), Path("l.log")))
 """
-STUBBORN = "from methods.external import process\nprocess.GRACE_S = 0.5" + STARTER.replace(
-    "echo $$", "trap '' TERM; echo $$"
-).replace("wait", "wait; sleep 60")
+SHELL = "echo $$ > pid; sleep 60 & echo $! > grandchild; wait"
+# Python closes the files of what it starts, locks too; and this one's child does not mind SIGTERM.
+PYTHON = f"exec {sys.executable} mine.py"
+MINE = """
+import os, subprocess
+open("pid", "w").write(str(os.getpid()))
+subprocess.run(["sh", "-c", "trap : TERM; echo $$ > grandchild; while true; do sleep 1; done"])
+"""
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("starter", [STARTER, STUBBORN])
-def test_when_we_are_stopped_its_whole_group_ends_too(tmp_path: Path, how: signal.Signals, starter: str):
-    ours = _started(tmp_path, starter)
+@pytest.mark.parametrize("command", [SHELL, PYTHON])
+def test_when_we_are_stopped_its_whole_group_ends_too(tmp_path: Path, how: signal.Signals, command: str):
+    ours = _started(tmp_path, command)
     ours.send_signal(how)
     assert ours.wait(20) == 128 + how
     assert all(_ended(pid) for pid in _pids(tmp_path))
 
 
-def test_when_we_are_killed_the_command_ends(tmp_path: Path):
-    ours = _started(tmp_path, STARTER)
-    ours.kill()
+@pytest.mark.parametrize("lock", ["run.lock", "fieldbook-gpus-*/0.lock"])
+@pytest.mark.parametrize("command", [SHELL, PYTHON])
+def test_when_we_are_killed_its_whole_group_ends_and_our_locks_are_held_until_then(tmp_path: Path, command, lock):
+    ours = _started(tmp_path, command)
+    os.killpg(ours.pid, signal.SIGKILL)
     ours.wait()
-    assert _ended(_pids(tmp_path)[0])
-    os.kill(_pids(tmp_path)[1], signal.SIGKILL)  # what it had started is its own affair then
+    with next(tmp_path.glob(lock)).open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+    assert all(_dead(pid) for pid in _pids(tmp_path))
 
 
-def _started(folder: Path, code: str) -> subprocess.Popen[bytes]:
-    ours = subprocess.Popen([sys.executable, "-c", code], cwd=folder, stdout=subprocess.DEVNULL)
+def test_nothing_of_ours_is_left_when_it_has_ended(tmp_path: Path):
+    before = _children()
+    run(job(tmp_path, "pass"))
+    with pytest.raises(UserError):
+        run(Job("it", ["no-such-program"], tmp_path, dict(os.environ), tmp_path / "l.log"))
+    assert _children() == before
+
+
+def _children() -> str:
+    return Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+
+
+def _started(folder: Path, command: str) -> subprocess.Popen[bytes]:
+    (folder / "mine.py").write_text(MINE)
+    ours = subprocess.Popen([sys.executable, "-c", STARTER, command], cwd=folder, start_new_session=True)
     end = time.monotonic() + 30
     while len(_pids(folder)) < 2:
         assert time.monotonic() < end
@@ -140,11 +168,13 @@ def _pids(folder: Path) -> list[int]:
 
 def _ended(pid: int) -> bool:
     end = time.monotonic() + 10
-    while time.monotonic() < end:
-        try:
-            if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
-                return True
-        except FileNotFoundError:
-            return True
+    while not _dead(pid) and time.monotonic() < end:
         time.sleep(0.02)
-    return False
+    return _dead(pid)
+
+
+def _dead(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except FileNotFoundError:
+        return True

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +17,17 @@ from PIL import Image
 from camera_paths.formats import CameraPath, write_camera_path
 from data.poses import Camera
 from fieldbook.cli import main
+from fieldbook.commands import run as commands
 from fieldbook.documents import MANIFEST, RENDERS, RUN, read_document
-from fieldbook.files import read_json
-from fieldbook.layout import DatasetFiles, PathFiles, RunFiles
+from fieldbook.errors import UserError
+from fieldbook.files import read_json, sha256_file, write_json
+from fieldbook.layout import DatasetFiles, PathFiles
 from fieldbook.status import OK, Status, read_status, write_status
-from methods.external.entry import external_commands, resolved_commands
+from methods.external.train import is_final
 
-from .runner_ball import poses_around, read_picture, write_dataset
+from .external_script import TRAIN, external_dataset, render, run_of, script, spec_of, train
+from .runner_ball import poses_around, read_picture
 
-NEAREST = Path(__file__).parent.parent / "examples" / "nearest_view.py"
-TRAIN = "{python} nearest_view.py --dataset {dataset} --model {model}"
-RENDER = "{python} nearest_view.py --model {model} --cameras {cameras} --output {output}"
 DRAW = """
 import json, sys
 from pathlib import Path
@@ -44,13 +41,7 @@ for view in json.loads(cameras.read_text())["camera_path"]:
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> DatasetFiles:
-    root = tmp_path / "study"
-    root.mkdir()
-    files = write_dataset(root)
-    write_status(files.status(), Status(OK, "dataset"))
-    (tmp_path / "code").mkdir()
-    (tmp_path / "code" / "nearest_view.py").write_text(NEAREST.read_text())
-    return files
+    return external_dataset(tmp_path)
 
 
 @pytest.fixture
@@ -61,38 +52,6 @@ def path(tmp_path: Path) -> Path:
     write_camera_path(folder.camera_path, CameraPath.uniform(np.array(poses_around(7)[1:4]), camera, 5.0))
     write_status(folder.status(), Status(OK, "path"))
     return folder.root
-
-
-def run_of(dataset: DatasetFiles, name: str = "run") -> RunFiles:
-    return RunFiles(dataset.root / "mine" / name)
-
-
-def spec_of(dataset: DatasetFiles, **keys: Any) -> dict[str, Any]:
-    own = {key: keys.pop(key) for key in ("train", "render", "needs", "overrides") if key in keys}
-    entry = {"method": "mine", "train": TRAIN, "render": RENDER, "overrides": {}, **own}
-    if entry["train"] is None:
-        del entry["train"]
-    entry["cwd"] = str(dataset.root.parent / "code")
-    resolved = resolved_commands(external_commands(entry))
-    return {
-        **{"method": "mine", "preset": "external", "resolved": resolved},
-        **{"seed": 3, "device": "cpu", "torch_threads": 1, **keys},
-    }
-
-
-def train(dataset: DatasetFiles, **keys: Any) -> int:
-    return main(["train", str(run_of(dataset).root), "--spec", json.dumps(spec_of(dataset, **keys))])
-
-
-def render(dataset: DatasetFiles, *paths: Path, **keys: Any) -> int:
-    command = ["render", str(run_of(dataset).root), "--spec", json.dumps(spec_of(dataset, **keys))]
-    return main([*command, *(("--paths", *map(str, paths)) if paths else ())])
-
-
-def script(dataset: DatasetFiles, code: str, name: str = "draw.py") -> str:
-    """Put a script beside the method's; the command that runs it on cameras and output."""
-    (dataset.root.parent / "code" / name).write_text(code)
-    return f"{{python}} {name} {{cameras}} {{output}}"
 
 
 def drawing(dataset: DatasetFiles, line: str) -> str:
@@ -337,24 +296,20 @@ def test_a_rendering_is_recognised_until_something_it_depends_on_changes(dataset
     assert anew(path)
 
 
-def test_sigterm_reaches_the_command_and_leaves_no_status(dataset: DatasetFiles):
-    code = "import os, sys, time; open(sys.argv[2] + '/pid', 'w').write(str(os.getpid())); time.sleep(60)"
-    script(dataset, code, "slow.py")
-    spec = json.dumps(spec_of(dataset, train="{python} slow.py {dataset} {model}"))
-    run = run_of(dataset)
-    program = str(Path(sys.executable).with_name("fieldbook"))
-    ours = subprocess.Popen([program, "train", str(run.root), "--spec", spec], stderr=subprocess.DEVNULL)
-    end, file = time.monotonic() + 60, run.external.model / "pid"
-    while not (file.is_file() and file.read_text()):
-        assert time.monotonic() < end
-        assert ours.poll() is None
-        time.sleep(0.05)
-    ours.send_signal(signal.SIGTERM)
-    assert ours.wait(20) == 128 + signal.SIGTERM
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(file.read_text()), 0)
-    assert not run.status("train").exists()
+def test_names_in_the_list_of_a_finished_training_do_not_lead_out(dataset: DatasetFiles):
     assert train(dataset) == 0
+    run = run_of(dataset)
+    write_json(run.external.contents, {"../../run.json": sha256_file(run.run)})
+    with pytest.raises(UserError, match="may not leave"):
+        is_final(run, {"checkpoint_sha256": sha256_file(run.external.contents), "made_from": ""})
+
+
+def test_a_stage_that_was_done_before_takes_no_gpu(dataset: DatasetFiles, monkeypatch):
+    asked: list[str] = []
+    monkeypatch.setattr(commands, "take_gpu", asked.append)
+    for stage in (train, render):
+        assert (stage(dataset), stage(dataset)) == (0, 0)
+    assert asked == ["cpu", "cpu"]
 
 
 def test_the_early_check_names_a_program_that_is_missing(dataset: DatasetFiles, tmp_path: Path, capsys):

@@ -144,10 +144,12 @@ def test_writing_replaces_links_and_never_follows_them(tmp_path: Path):
     (folder / "kept").touch()
     results = tmp_path / "results"
     results.mkdir()
-    for name in ("a.json", f".b.{os.getpid()}.tmp.json"):
-        (results / name).symlink_to(secret)
-    for name in ("d", f".e.{os.getpid()}.tmp"):
-        (results / name).symlink_to(folder)
+    with atomic_path(results / "b.json") as written, atomic_dir(results / "e") as made:
+        written.touch()
+    for path in (results / "a.json", written):  # under the name that it will be written to first, too
+        path.symlink_to(secret)
+    for path in (results / "d", made):
+        path.symlink_to(folder)
     write_json(results / "a.json", {})
     write_json(results / "b.json", {})
     for name in ("d", "e"):

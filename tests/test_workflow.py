@@ -13,6 +13,8 @@ import pytest
 import yaml
 from PIL import Image
 
+from fieldbook.status import OK, Status, write_status
+
 BIN = Path(sys.executable).parent
 
 
@@ -74,6 +76,23 @@ def test_a_mistake_in_the_config_ends_snakemake_with_one_line_and_exit_code_2(re
     lines = [line for line in done.stderr.splitlines() if "Using workflow specific profile" not in line]
     assert len(lines) == 1
     assert "did you mean 'seeds'" in lines[0]
+
+
+@pytest.mark.parametrize("option", ["--dry-run", "--lint", "--summary", "--cores=1"])
+def test_what_a_dead_snakemake_left_is_removed_by_one_that_runs_jobs_and_by_no_other(repository, tmp_path, option):
+    study = write_study(tmp_path)
+    lock, queued = tmp_path / ".snakemake/locks/0.output.lock", tmp_path / "results/tiny/sync.json"
+    for path, text in ((lock, "results/tiny/report.html\n"), (queued, '{"state": "queued", "reason": "away"}')):
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    target = tmp_path / "results/scenes/card/capture.status.json"
+    write_status(target, Status(OK, "capture"))  # it is there, so that no job is left to do
+    done = snakemake(repository, option, "--directory", str(tmp_path), "--configfile", str(study), "--", str(target))
+    assert done.returncode == 0, done.stderr
+    runs = option == "--cores=1"
+    assert (lock.exists(), queued.exists()) == (not runs, not runs)
+    assert ("The lock of a Snakemake that died was removed." in done.stderr) == runs
+    assert ("Tracking: away" in done.stderr) == (option == "--dry-run")
 
 
 def rows(path: Path) -> list[dict[str, str]]:

@@ -7,9 +7,7 @@ from typing import Any
 
 from tyro.conf import Positional
 
-from fieldbook import child
 from fieldbook.commands.common import Again, RunDir, Spec, load_spec
-from fieldbook.errors import Infeasible
 from fieldbook.gpus import take_gpu
 from fieldbook.layout import DatasetFiles, PathFiles, RunFiles, status_path
 from fieldbook.stage import Keep, run_stage
@@ -43,13 +41,8 @@ def train(run: RunDir, spec: Spec, again: Again = False) -> Status:
         from methods.external.train import identity
     else:
         from methods.runner.identity import training_identity as identity
-    take_gpu(keys.get("device", "auto"))
 
     def work() -> dict[str, Any]:
-        if child.killed is not None:
-            peak = child.killed.peak_mb
-            reason = f"out of memory on the host: the kernel ended the training, which had held up to {peak} MB"
-            raise Infeasible(reason, {"peak_mb": peak})
         if external:
             from methods.external.train import train
         else:
@@ -68,7 +61,7 @@ def train(run: RunDir, spec: Spec, again: Again = False) -> Status:
         return is_final(files, numbers)
 
     keep = None if again else Keep(lambda: identity(data, keys), intact)
-    status = run_stage("train", run, work, [data.status()], keep=keep)
+    status = run_stage("train", run, work, [data.status()], keep=keep, prepare=lambda: _take_gpu(keys))
     if status.ok and not external:
         from methods.runner.checkpoint import tidy
 
@@ -83,19 +76,31 @@ def render(run: RunDir, spec: Spec, paths: tuple[Path, ...] = (), again: Again =
 
     Example: fieldbook render RUN --spec @run.json --paths results/demo/card/paths/cone30
     """
-    keys = load_spec(spec)
-    take_gpu(keys.get("device", "auto"))  # before the next line imports torch
-    from methods.runner.renders import is_rendered
-
-    if runs_commands(keys):
+    files, data, keys = RunFiles(run), DatasetFiles(run.parent.parent), load_spec(spec)
+    cameras = {p.name: PathFiles(p).camera_path for p in paths}
+    external = runs_commands(keys)
+    if external:
         from methods.external.render import identity
-        from methods.external.render import render as work
     else:
         from methods.runner.identity import rendering_identity as identity
-        from methods.runner.render import render as work
-    files, data = RunFiles(run), DatasetFiles(run.parent.parent)
-    cameras = {p.name: PathFiles(p).camera_path for p in paths}
+
+    def work() -> dict[str, Any]:
+        if external:
+            from methods.external.render import render
+        else:
+            from methods.runner.render import render
+        return render(files, data, cameras, keys)
+
+    def intact(numbers: dict[str, Any]) -> bool:
+        from methods.runner.renders import is_rendered
+
+        return is_rendered(files, cameras, numbers)
+
+    keep = None if again else Keep(lambda: identity(files, data, cameras, keys), intact)
     needs = [files.status("train"), *(status_path(p, "path") for p in paths)]
-    made_from = lambda: identity(files, data, cameras, keys)  # noqa: E731
-    keep = None if again else Keep(made_from, lambda numbers: is_rendered(files, cameras, numbers))
-    return run_stage("render", run, lambda: work(files, data, cameras, keys), needs, keep=keep)
+    return run_stage("render", run, work, needs, keep=keep, prepare=lambda: _take_gpu(keys))
+
+
+def _take_gpu(keys: dict[str, Any]) -> None:
+    # When the run's folder is ours and there is work to do, but before the work imports torch.
+    take_gpu(keys.get("device", "auto"))

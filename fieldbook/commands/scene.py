@@ -49,9 +49,13 @@ def reference(scene: SceneDir, spec: Spec) -> Status:
 
     Example: fieldbook reference results/scenes/fox --spec @fox.json
     """
-    from data.reference import make_reference
 
-    return _scene_stage("reference", scene, spec, make_reference, "frames")
+    def work(files: SceneFiles, keys: dict[str, Any]) -> dict[str, Any]:
+        from data.reference import make_reference
+
+        return make_reference(files, keys)
+
+    return _scene_stage("reference", scene, spec, work, "frames")
 
 
 def splits(scene: SceneDir, spec: Spec) -> Status:
@@ -123,16 +127,20 @@ def poses(
 
     Example: fieldbook poses results/scenes/card --count 6 --policy subset --spec @card.json
     """
-    from data.subset_poses import PoseRequest, make_poses
     from fieldbook.config import check_keys
 
     files, keys = SceneFiles(scene), load_spec(spec)
     check_keys(keys, "scene")
     out = files.poses(count, policy, mapper, sfm_mask, sfm_seed, draw)
-    request = PoseRequest(count, draw, policy, mapper, sfm_mask, sfm_seed)
     needs = [files.status("splits"), files.status("scene_frame")]
     needs += [files.status(f"mask-{sfm_mask}")] if sfm_mask != "none" else []
-    return run_stage("poses", out.root, lambda: make_poses(files, out, keys, request), needs, keys)
+
+    def work() -> dict[str, Any]:
+        from data.subset_poses import PoseRequest, make_poses
+
+        return make_poses(files, out, keys, PoseRequest(count, draw, policy, mapper, sfm_mask, sfm_seed))
+
+    return run_stage("poses", out.root, work, needs, keys)
 
 
 def dataset(out: Positional[Path], scene: Path, poses: Path, long_side: int = 0, mask: str = "none") -> Status:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import shutil
 import sys
 
-from fieldbook.errors import Infeasible, UserError, nearest
+from fieldbook.errors import Infeasible, UserError
 from fieldbook.gpus import visible_devices
 from fieldbook.layout import DatasetFiles
+from fieldbook.machine import choose_device
 from methods.external.template import PLACEHOLDERS, STAGES, Commands, Stage
 from methods.runner.transforms import scene_gives
 
-DEVICES = ("auto", "cpu", "cuda")
 NEEDS = {"masks": "masks", "points": "sparse points"}
 """What a command may need of a scene, in words for the reason of an infeasible cell; and it may need a ``gpu``."""
 
@@ -22,12 +22,7 @@ def resolve_device(asked: str) -> str:
     Raises:
         UserError: Unknown device, or ``cuda`` where there is none.
     """
-    if asked not in DEVICES:
-        raise UserError(f"no device {asked!r}; {nearest(asked, DEVICES)}")
-    there = asked != "cpu" and bool(visible_devices())
-    if asked == "cuda" and not there:
-        raise UserError("device: cuda, but there is no GPU that this process may use; set device: auto or cpu")
-    return "cuda" if there else "cpu"
+    return choose_device(asked, lambda: bool(visible_devices()), "there is no GPU that this process may use")
 
 
 def check_files(commands: Commands) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import re
+import resource
 import select
 import shlex
 import signal
@@ -20,16 +20,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fieldbook.errors import Infeasible, UserError
-from fieldbook.machine import oom_kills
+from fieldbook.machine import end_with, oom_kills, out_of_memory
+from methods.external.keeper import end_group, keeper
 
 log = logging.getLogger(__name__)
 
 INFEASIBLE_CODE = 75
 """Exit code with which a command says that this run cannot be; the reason is its last line, or after `infeasible:`."""
-GRACE_S = 5.0
-"""Between SIGTERM and SIGKILL, for a command that is stopped."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_PR_SET_PDEATHSIG = 1
 _OUT_OF_MEMORY = re.compile(r"OutOfMemoryError|CUDA out of memory|CUDA_ERROR_OUT_OF_MEMORY|^MemoryError")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # and other orders to a terminal
 _TAIL_BYTES, _TAIL_LINES = 8192, 20
@@ -84,31 +82,31 @@ def _running(job: Job) -> Iterator[subprocess.Popen[bytes]]:
         raise SystemExit(128 + number)
 
     main = threading.current_thread() is threading.main_thread()  # only there are signals set
+    before = {}
     # Held back until there is a process to end, and a handler that ends it.
     held = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
-        process = _start(job, os.getpid())
-    except UserError:
-        signal.pthread_sigmask(signal.SIG_SETMASK, held)
-        raise
-    before = {number: signal.signal(number, stop) for number in _SIGNALS} if main else {}
-    try:
-        signal.pthread_sigmask(signal.SIG_SETMASK, held)
-        yield process
+        with keeper(job.name) as register:
+            process = _start(job, os.getpid(), register)
+            before = {number: signal.signal(number, stop) for number in _SIGNALS} if main else {}
+            try:
+                signal.pthread_sigmask(signal.SIG_SETMASK, held)
+                yield process
+            finally:
+                for number in before:
+                    signal.signal(number, signal.SIG_IGN)
+                _end(process)
     finally:
-        for number in before:
-            signal.signal(number, signal.SIG_IGN)
-        _end_group(process)
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _start(job: Job, parent: int) -> subprocess.Popen[bytes]:
+def _start(job: Job, parent: int, register: int) -> subprocess.Popen[bytes]:
     def prepare() -> None:
+        os.write(register, str(os.getpid()).encode())
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # even a SIGKILL to us must not leave it behind
-        if os.getppid() != parent:  # we died before the line above
-            os.kill(os.getpid(), signal.SIGTERM)
+        end_with(parent)  # in case that the keeper is killed too
 
     try:
         return subprocess.Popen(
@@ -141,15 +139,8 @@ def _copy_output(process: subprocess.Popen[bytes], stream: BinaryIO) -> None:
             return
 
 
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
-            process.wait(GRACE_S)
-        except ProcessLookupError:  # nobody is left of it
-            break
-        except subprocess.TimeoutExpired:
-            continue
+def _end(process: subprocess.Popen[bytes]) -> None:
+    end_group(process.pid)
     process.wait()
     if process.stdout is not None:
         process.stdout.close()
@@ -159,7 +150,7 @@ def _failure(job: Job, code: int, killed_for_memory: bool) -> UserError | Infeas
     lines = _last_lines(job.log)
     last = lines[-1] if lines else "it wrote nothing"
     if killed_for_memory:
-        return Infeasible(f"out of memory on the host: the kernel ended {job.name}")
+        return out_of_memory(job.name, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10)
     if code == INFEASIBLE_CODE:
         said = [line.partition("infeasible:")[2].strip() for line in lines if "infeasible:" in line]
         return Infeasible(said[-1] if said else last)

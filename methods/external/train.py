@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fieldbook.errors import UserError
-from fieldbook.files import read_json, sha256_file, write_json
+from fieldbook.files import inside, read_json, sha256_file, write_json
 from fieldbook.layout import DatasetFiles, RunFiles
 from fieldbook.machine import cpu_name
 from fieldbook.versions import lock_sha256, versions
@@ -83,10 +83,12 @@ def is_final(run_files: RunFiles, numbers: dict[str, Any]) -> bool:
     What a render command put beside it meanwhile does not count.
     """
     files = run_files.external
-    if not files.dataset.is_dir() or sha256_file(files.contents) != numbers["checkpoint_sha256"]:
+    if not files.dataset.is_dir() or not files.contents.is_file():  # a training that began anew and was killed
+        return False
+    if sha256_file(files.contents) != numbers["checkpoint_sha256"]:
         return False
     for name, sha256 in read_json(files.contents).items():
-        path = files.model / name
+        path = inside(files.model, name)
         if not path.is_file() or sha256_file(path) != sha256:
             return False
     _write_manifest(run_files, numbers)

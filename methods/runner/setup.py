@@ -17,8 +17,9 @@ from nerfstudio.data.datamanagers.parallel_datamanager import ParallelDataManage
 from nerfstudio.models.instant_ngp import InstantNGPModelConfig
 
 from fieldbook.documents import Document, check_document
-from fieldbook.errors import Infeasible, UserError, nearest
+from fieldbook.errors import Infeasible, UserError
 from fieldbook.layout import DatasetFiles, RunFiles
+from fieldbook.machine import choose_device
 from fieldbook.shapes import mapping, maybe, plain, record, text, whole
 from methods.presets import preset_overrides
 from methods.runner.config import FieldbookDataParserConfig
@@ -28,7 +29,6 @@ from methods.runner.planes import keep_planes
 from methods.runner.registry import TrainerConfig, method_config
 from methods.runner.transforms import read_scene, read_transforms, scene_gives
 
-DEVICES = ("auto", "cpu", "cuda")
 _SPEC = Document(
     record(
         {"method": text},
@@ -50,13 +50,7 @@ def resolve_device(asked: str) -> Literal["cpu", "cuda"]:
     Raises:
         UserError: Unknown device, or ``cuda`` where there is none.
     """
-    if asked not in DEVICES:
-        raise UserError(f"no device {asked!r}; {nearest(asked, DEVICES)}")
-    if asked == "cuda" and not torch.cuda.is_available():
-        raise UserError("device: cuda, but torch finds no CUDA device; set device: auto or cpu")
-    if asked == "cpu" or not torch.cuda.is_available():
-        return "cpu"
-    return "cuda"
+    return choose_device(asked, torch.cuda.is_available, "torch finds no CUDA device")
 
 
 def fix_cameras_and_appearance(model: Any) -> None:

@@ -33,8 +33,6 @@ def load():
 
 
 STUDY = load()
-if free_stale_lock(remove=workflow.is_main_process):
-    print("The lock of a Snakemake that died was removed.", file=sys.stderr)
 ROOT = STUDY.results.root.as_posix()
 HERE = STUDY.files.root.as_posix()
 SCENES = STUDY.config["scenes"]
@@ -72,6 +70,27 @@ def limit_to_machine():
 
 limit_to_machine()
 keep_unanswered_jobs()
+
+
+def prepare_jobs():
+    """Clear up right before jobs run: --dry-run, --lint, --summary and the like only look, and remove nothing.
+
+    No Snakefile can see what Snakemake was started for, and onstart comes after the look for locks and outputs.
+    """
+    execute = workflow.execute
+
+    def prepared(**options):
+        if options["executor_plugin"].common_settings.dryrun_exec:
+            say_if_queued()
+        else:
+            remove_stale_lock()
+            forget_if_queued()
+        return execute(**options)
+
+    workflow.execute = prepared
+
+
+prepare_jobs()
 
 
 def spec(value):
@@ -166,6 +185,12 @@ def all_scores(_wildcards):
     return [RunFiles(Path(folder)).status("score").as_posix() for folder in RUNS]
 
 
+def remove_stale_lock():
+    """Remove that of a Snakemake that died, and mark this one as alive."""
+    if free_stale_lock(remove=workflow.is_main_process):
+        print("The lock of a Snakemake that died was removed.", file=sys.stderr)
+
+
 def store_hash():
     """The tracking store as a param: not by its URI, which may hold a password."""
     return hashlib.sha256(os.environ.get("MLFLOW_TRACKING_URI", "").encode()).hexdigest()[:12]
@@ -177,6 +202,12 @@ def queued():
         return read_json(STUDY.files.sync)["reason"] if STUDY.files.sync.exists() else ""
     except (UserError, KeyError, TypeError):
         return f"{STUDY.files.sync} is damaged"
+
+
+def forget_if_queued():
+    """A sync that could not log everything is to be done again, though its output is there."""
+    if workflow.is_main_process and queued():
+        STUDY.files.sync.unlink()
 
 
 def say_if_queued():

@@ -47,11 +47,6 @@ rule report:
         "fieldbook report {params.folder:q} > {log:q} 2>&1"
 
 
-# A sync that could not log everything is to be done again, though its output is there.
-if workflow.is_main_process and queued():
-    STUDY.files.sync.unlink()
-
-
 rule sync:
     input:
         rules.tables.output,
