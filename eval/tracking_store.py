@@ -1,8 +1,8 @@
 """The tracking store: MLflow, wherever it is, reduced to what a sync needs of it.
 
 A run of the store is RUNNING until everything of it is logged. One that a sync of the same results folder finds RUNNING
-is what a killed sync left: it is deleted and logged anew. A copy of the folder may be logging it just now where the store
-has no locks, as a server: its runs are left alone for an hour.
+is what a killed sync left: it is deleted and logged anew. Where the store has no locks, as a server, a copy of that
+folder may be logging it just now: its runs are left alone for an hour.
 """
 
 from __future__ import annotations

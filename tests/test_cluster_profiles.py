@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -123,6 +124,27 @@ def test_the_two_profiles_plan_the_same():
         assert profiles["slurm"][key] == profiles["kubernetes"][key]
 
 
+@pytest.mark.parametrize("profile", NAMES)
+def test_a_key_that_is_no_option_of_snakemake_would_be_refused(profile, tmp_path):
+    """So that every dry run of a profile is a check of its keys."""
+    text = (PROFILES / profile / "profile.yaml").read_text()
+    (tmp_path / "profile.yaml").write_text(f"{text}\nno-such-option: 1\n")
+    done = _snakemake(tmp_path, "--profile", str(tmp_path), "--dry-run")
+    assert done.returncode != 0
+    assert "unrecognized arguments: --no-such-option=1" in done.stderr
+
+
+@pytest.mark.parametrize("profile", NAMES)
+def test_a_profile_names_rules_that_there_are(profile):
+    """Snakemake does not miss others."""
+    rules = {r for path in PROFILES.parent.glob("workflow/rules/*.smk") for r in RULE.findall(path.read_text())}
+    given = yaml.safe_load((PROFILES / profile / "profile.yaml").read_text())
+    for key in ("set-threads", "set-resources", "groups"):
+        assert set(given[key]) <= rules, key
+    assert set(given["group-components"]) <= set(given["groups"].values())
+
+
+RULE = re.compile(r"^rule (\w+):", re.MULTILINE)
 PROPERTIES = {"threads": 2, "resources": {"mem_mb": 6000, "runtime": 90, "gpu": 1}}
 
 
@@ -136,6 +158,35 @@ def test_a_pod_asks_for_what_the_job_needs_and_has_time_to_save(tmp_path):
     assert pod["terminationGracePeriodSeconds"] >= 60
     assert pod["volumes"][0]["persistentVolumeClaim"]["claimName"] == "claim"
     assert container["volumeMounts"] == [{"name": pod["volumes"][0]["name"], "mountPath": "/data"}]
+
+
+def test_kubectl_finds_every_field_of_a_job_in_kubernetes_own_types(tmp_path):
+    """What is misspelt it would leave out, what is of another type it would refuse; no cluster is asked."""
+    if shutil.which("kubectl") is None:
+        pytest.skip("kubectl is not installed")
+    properties = {"threads": 2, "resources": {"mem_mb": 6001, "runtime": 90, "gpu": 1}}  # 6000M would come back as 6G
+    old, new = (
+        kubernetes.manifest(kubernetes.Pod(image, "claim", "/data"), "name", properties, "/data/job.sh")
+        for image in ("python:3.11", "python:3.12")
+    )
+    (tmp_path / "job.json").write_text(json.dumps(old))
+    change = ("set", "image", "--local", "-f", str(tmp_path / "job.json"), "snakemake=python:3.12", "-o", "json")
+    done = subprocess.run(["kubectl", *change], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    _assert_holds(json.loads(done.stdout), new)
+
+
+def _assert_holds(whole: Any, part: Any) -> None:
+    """Whether one JSON value has everything that another has."""
+    if isinstance(part, dict):
+        for key, value in part.items():
+            assert key in whole
+            _assert_holds(whole[key], value)
+    elif isinstance(part, list):
+        for one, other in zip(whole, part, strict=True):
+            _assert_holds(one, other)
+    else:
+        assert whole == part
 
 
 @pytest.mark.parametrize("gpu", [0, None])
