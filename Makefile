@@ -26,6 +26,9 @@ help: ## list the targets
 setup: $(STAMP) ## install everything into .venv
 
 .venv/bin/python:
+ifdef WHEELHOUSE_LIST
+	@test -f $(WHEELHOUSE_LIST) || { echo "no $(WHEELHOUSE_LIST): make wheelhouse on a machine with a network first"; exit 2; }
+endif
 	$(PYTHON) -m venv $(if $(WHEELHOUSE),$(if $(MINIMAL),--system-site-packages)) .venv
 
 $(STAMP): requirements.lock pyproject.toml | .venv/bin/python

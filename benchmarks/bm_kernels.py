@@ -43,7 +43,7 @@ from methods.kernels.cases import CASES, Case
 from methods.kernels.compositing import composite
 from methods.kernels.distortion import distortion
 from methods.kernels.encodings import spherical_harmonics
-from methods.kernels.grid import Grid, grid_encode
+from methods.kernels.grid import Grid, grid_encode, grid_input_gradient
 from methods.kernels.library import load
 from methods.kernels.marching import march, ray_aabb
 from methods.kernels.mlp import mlp
@@ -145,6 +145,38 @@ def _hash_pair(name: str, ours: tuple, theirs: tuple, weight: Tensor, error: flo
         Row(f"{name}: backward", our_backward, peer_backward, *targets[2:]),
         Row(f"{name}: forward + backward", our_both, peer_both, 26, 40),
     ]
+
+
+def second_order_row(points: int, kind: str) -> Row:
+    """Hash encoding as a surface model uses it: features, their gradient in x, losses on both back to the table.
+
+    The peer is nerfstudio's torch encoding under autograd's own double backward pass.
+    """
+    grid = Grid.between(COARSEST, FINEST, LEVELS, log2_size=LOG2, dialect="nerfstudio")
+    peer = HashEncoding(LEVELS, COARSEST, FINEST, LOG2, 2, implementation="torch")
+    table, sink = peer.hash_table.detach().clone().requires_grad_(), torch.zeros_like(peer.hash_table)
+    peer.hash_table.requires_grad_()
+    x = torch.rand(points, 3) if kind == "random" else ray_coherent(points)
+    up, weight = torch.randn(points, grid.width), torch.randn(points, grid.width)
+
+    def loss(features: Tensor, normal: Tensor) -> Tensor:
+        return (normal.norm(dim=-1) - 1).square().mean() + (features * weight).mean()
+
+    def ours() -> Tensor:
+        sink.zero_()
+        features = grid_encode(x, table, grid, sink=sink)
+        loss(features, grid_input_gradient(x, table, grid, up, sink=sink)).backward()
+        return sink
+
+    def theirs() -> Tensor:
+        at = x.clone().requires_grad_()
+        features = peer(at)
+        normal = torch.autograd.grad(features, at, up, create_graph=True)[0]
+        peer.hash_table.grad = None
+        loss(features, normal).backward(inputs=[peer.hash_table])
+        return peer.hash_table.grad
+
+    return Row(f"hash {kind}: second order", ours, theirs, 10, 25, difference(ours(), theirs()))
 
 
 def harmonics_row(n: int) -> Row:
@@ -292,6 +324,7 @@ def on_cpu(quick: bool) -> dict[str, Any]:
     load("cpu")
     scale = 8 if quick else 1
     rows = hash_rows(2**18 // scale, not quick)
+    rows += [second_order_row(2**16 // scale, kind) for kind in ("random", "rays")]
     rows += [harmonics_row(2**18 // scale), composite_row(4096 // scale, 96), *distortion_rows(4096 // scale)]
     rows += [march_row(16384 // scale), mlp_row(2**15 // scale), adam_row(2**23 // scale), *twin_rows(scale)]
     return {"rows": measure(rows, 3 if quick else 7)}

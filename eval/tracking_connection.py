@@ -163,6 +163,10 @@ def plain_errors(uri: str, todo: str) -> Iterator[None]:
         if not (isinstance(error, ImportError) or type(error).__module__.startswith(_BELOW)):
             raise
         text = without_password(f"cannot log to the tracking store {uri}: {_reason(error)}")
+        database = sqlite_file(uri)
+        if database is not None and re.search("malformed|not a database", text):
+            again = f"remove {database} and mlartifacts beside it: `{todo}` makes both again from the studies' files"
+            raise UserError(f"{text}; {again}") from error
         raise UserError(f"{text}; nothing is lost, `{todo}` logs what is not there yet") from error
     finally:
         logging.disable(logging.NOTSET)

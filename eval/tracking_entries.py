@@ -120,6 +120,8 @@ def read_plan(study: StudyFiles) -> Plan:
         for row in read_rows(study.cells_csv, ("cell",))
         if (runs_of_cell := [r for r in runs if r.cell == row["cell"]])
     ]
+    if lost := {run.cell for run in runs} - {cell.key for cell in cells}:
+        raise UserError(f"{study.cells_csv} lacks the cell {min(lost)}; make it again with `fieldbook tables`")
     keys = {(kind, e[name]) for e in content["runs"] for kind, name in ((RUN, "id"), (CELL, "cell"))}
     return Plan(cells, runs, keys, len(content["runs"]) - len(runs))
 

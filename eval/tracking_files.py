@@ -84,9 +84,21 @@ def read_rows(path: Path, needs: Iterable[str] = ()) -> list[dict[str, str]]:
     if not path.exists():
         return []
     try:
-        rows = list(csv.DictReader(io.StringIO(read_text(path), newline=""), restval="", strict=True))
+        text = read_text(path)
+        table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        rows = list(table)
     except csv.Error as error:
-        raise UserError(f"{path} is not a table: {error}; make it again") from None
-    if any(None in row or not row.keys() >= set(needs) for row in rows):
-        raise UserError(f"{path} is damaged: its rows do not fit its header; make it again")
+        raise UserError(f"{path} is not a table: {error}; {_AGAIN.get(path.name, 'make it again')}") from None
+    whole = text.endswith("\n") and set(table.fieldnames or ()) >= set(needs)
+    if not whole or any(None in row or None in row.values() for row in rows):
+        reason = "it is cut, its rows do not fit its header, or a column is missing"
+        raise UserError(f"{path} is damaged: {reason}; {_AGAIN.get(path.name, 'make it again')}")
     return rows
+
+
+_AGAIN = {
+    "runs.csv": "make it again with `fieldbook tables`",
+    "cells.csv": "make it again with `fieldbook tables`",
+    "images.csv": "make it again with `fieldbook score`",
+    "train.csv": "make it again with `fieldbook train --again`",
+}

@@ -48,7 +48,10 @@ def read_document(path: Path, kind: Document) -> Keys:
         UserError: It cannot be read, is not JSON, or does not have the shape of its kind; missing keys raise it when
             they are asked for.
     """
-    value = read_json(path, lambda entries: Keys(entries, str(path), kind.remedy))
+    try:
+        value = read_json(path, lambda entries: Keys(entries, str(path), kind.remedy))
+    except UserError as error:
+        raise UserError(f"{error}; {kind.remedy}") from None
     check_document(value, str(path), kind)
     return value
 

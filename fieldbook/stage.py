@@ -72,12 +72,21 @@ def run_stage(
         if status is None:
             if infeasible is None:
                 prepare()
-            with ledger(ledger_path(folder, stage), stage):
-                status = infeasible or _do(stage, work, spec or {})
+            status = infeasible or _measured(stage, folder, work, spec or {})
             if made_from and status.ok:
                 write_json(done_path(folder, stage), {"made_from": made_from, "status": asdict(status)})
         write_status(status_path(folder, stage), status)
     return status
+
+
+def _measured(stage: str, folder: Path, work: Callable[[], dict[str, Any] | None], spec: dict[str, Any]) -> Status:
+    path = ledger_path(folder, stage)
+    try:
+        with ledger(path, stage):
+            return _do(stage, work, spec)
+    except UserError:
+        path.unlink(missing_ok=True)  # what a mistake cost is nobody's number
+        raise
 
 
 def _done_before(stage: str, folder: Path, keep: Keep | None, made_from: str) -> Status | None:

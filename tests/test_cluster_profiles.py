@@ -56,11 +56,11 @@ def plan(tmp_path_factory):
     """What a dry run with a profile, and changes of the study, says; each is done once."""
     plans: dict[str, str] = {}
 
-    def say(profile: str, **changes) -> str:
-        key = f"{profile} {changes}"
+    def say(profile: str, *options: str, **changes) -> str:
+        key = f"{profile} {options} {changes}"
         if key not in plans:
             folder = tmp_path_factory.mktemp("plan")
-            done = _snakemake(folder, "--profile", f"profiles/{profile}", "--dry-run", **changes)
+            done = _snakemake(folder, "--profile", f"profiles/{profile}", "--dry-run", *options, **changes)
             assert done.returncode == 0, done.stderr
             plans[key] = done.stdout + done.stderr
         return plans[key]
@@ -96,8 +96,9 @@ def test_a_study_for_the_cpu_asks_for_no_gpu(plan):
     assert {r["gpu"] for rule in ("train", "render") for r in _resources(said, rule)} == {"0"}
 
 
-def test_slurm_is_asked_to_signal_a_training_before_its_time_limit(plan):
-    said = plan("slurm")
+@pytest.mark.parametrize("options", [(), ("--set-resources", "train:runtime=2880")], ids=str)
+def test_slurm_is_asked_to_signal_a_training_before_its_time_limit_also_a_longer_one(plan, options: tuple[str, ...]):
+    said = plan("slurm", *options)
     assert {r["slurm_extra"].split()[0] for r in _resources(said, "train")} == {"--signal=TERM@120"}
 
 

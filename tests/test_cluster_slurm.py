@@ -178,3 +178,5 @@ def test_a_training_leaves_before_its_time_limit_and_goes_on_in_the_next_job(
     assert cluster.queue()[job][0] == "FAILED"
     study.until(lambda: name in study.trainings().values())
     study.until(lambda: "going on from step" in (run.root / "logs/train.log").read_text())
+    study.process.kill()  # it has days of training to go
+    study.process.wait()

@@ -531,7 +531,19 @@ def test_a_fault_of_ours_fails_no_study_either_and_is_told_in_full(results, caps
 def test_a_broken_database_is_one_line(tmp_path):
     study = finished(tmp_path)
     (tmp_path / "mlflow.db").write_bytes(b"no database" * 100)
-    with pytest.raises(UserError, match="file is not a database"):
+    with pytest.raises(UserError, match=r"file is not a database; remove .*mlflow\.db and mlartifacts beside it"):
+        sync(study)
+
+
+@pytest.mark.parametrize("size", [0, 5, 100, 900])
+@pytest.mark.parametrize("name", ["runs.csv", "cells.csv"])
+def test_a_cut_table_is_one_line(results, name, size):
+    study = finished(results, seeds=[0], counts=["all"])
+    path = study.root / name
+    content = path.read_bytes()
+    assert len(content) > size
+    path.write_bytes(content[:size])
+    with pytest.raises(UserError, match="make it again with `fieldbook tables`"):
         sync(study)
 
 

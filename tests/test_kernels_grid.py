@@ -89,12 +89,20 @@ def test_a_write_to_the_sink_is_seen_by_version_counters(device):
 # --- what must not happen
 
 
-def test_a_second_derivative_is_refused_and_not_silently_zero(device):
+def test_a_third_derivative_is_refused_and_not_silently_zero(device):
     x = positions(5).to(device).requires_grad_()
     out = grid_encode(x, entries(SMALL).to(device).requires_grad_(), SMALL)
     (slope,) = torch.autograd.grad(out.sum(), x, create_graph=True)
+    (bend,) = torch.autograd.grad(slope.sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="no autograd formula was registered"):
-        slope.square().sum().backward()
+        bend.square().sum().backward()
+
+
+def test_a_gradient_of_a_gradient_with_a_sink_is_refused_with_what_to_use(device):
+    x, table = positions(5).to(device).requires_grad_(), entries(SMALL).to(device).requires_grad_()
+    out = grid_encode(x, table, SMALL, None, torch.zeros_like(table, requires_grad=False))
+    with pytest.raises(RuntimeError, match="use grid_input_gradient"):
+        torch.autograd.grad(out.sum(), x, create_graph=True)
 
 
 @pytest.mark.parametrize("dialect", DIALECTS, ids=lambda d: "-".join(map(str, d.values())))

@@ -28,12 +28,13 @@ struct Add {
 };
 
 extern "C" void run(int pass, const int32_t* shape, int64_t points, const int64_t* packed, const float* x,
-                    const float* table, const float* grad, float* out) {
+                    const float* along, const float* table, const float* grad, float* out) {
   GridCall call{};
+  call.args.along = along;
   call.dims = shape[0], call.features = shape[1], call.smooth = shape[2];
   const bool bounded = shape[3];
   const int levels = shape[4];
-  dispatch_grid(call, [&]<int D, int F, bool SMOOTH>() {
+  dispatch_grid(call, [&]<int D, int F, bool SMOOTH, bool DIRECTED>() {
     for (int l = 0; l < levels; ++l) {
       const int64_t* p = packed + 6 * l;
       const GridLevel level{std::bit_cast<float>(static_cast<uint32_t>(p[0])),
@@ -42,10 +43,12 @@ extern "C" void run(int pass, const int32_t* shape, int64_t points, const int64_
       const auto go = [&]<bool HASHED>() {
         for (int64_t i = 0; i < points; ++i) {
           const int64_t at = (i * levels + l) * F;
-          const float* v = x + i * D;
-          if (pass == 0) grid_forward<D, F, SMOOTH, HASHED>(level, v, bounded, table, out + at);
-          if (pass == 1) grid_backward_table<D, F, SMOOTH, HASHED>(level, v, bounded, grad + at, Add{out, F});
-          if (pass == 2) grid_backward_x<D, F, SMOOTH, HASHED>(level, v, bounded, table, grad + at, out + i * D);
+          const float *at_x = x + i * D, *v = DIRECTED ? along + i * D : nullptr;
+          if (pass == 0) grid_forward<D, F, SMOOTH, HASHED, DIRECTED>(level, at_x, v, bounded, table, out + at);
+          if (pass == 1)
+            grid_backward_table<D, F, SMOOTH, HASHED, DIRECTED>(level, at_x, v, bounded, grad + at, Add{out, F});
+          if (pass == 2)
+            grid_backward_x<D, F, SMOOTH, HASHED, DIRECTED>(level, at_x, v, bounded, table, grad + at, out + i * D);
         }
       };
       if (level.hashed) go.template operator()<true>();
@@ -58,7 +61,7 @@ extern "C" void run(int pass, const int32_t* shape, int64_t points, const int64_
 
 @pytest.fixture(scope="module")
 def body(tmp_path_factory: pytest.TempPathFactory):
-    """(pass, grid, x, table, grad, out) -> None, by the bodies."""
+    """(pass, grid, x, along, table, grad, out) -> None, by the bodies."""
     compiler = find_toolchain().cxx
     if compiler is None:
         pytest.skip("no C++ compiler")
@@ -70,10 +73,11 @@ def body(tmp_path_factory: pytest.TempPathFactory):
     subprocess.run([str(c) for c in command], check=True)
     run = ctypes.CDLL(str(library)).run
 
-    def call(which: int, grid: Grid, x, table, grad, out) -> None:
+    def call(which: int, grid: Grid, x, along, table, grad, out) -> None:
         smooth, bounded = grid.interpolation == "smoothstep", grid.dialect == "torch-ngp"
         shape = (ctypes.c_int32 * 5)(grid.dims, grid.features, smooth, bounded, grid.levels)
-        pointers = [ctypes.c_void_p(v.data_ptr()) for v in (grid.packed, x, table, grad, out)]
+        tensors = (grid.packed, x, along, table, grad, out)
+        pointers = [ctypes.c_void_p(None if v is None else v.data_ptr()) for v in tensors]
         run(which, shape, ctypes.c_int64(len(x)), *pointers)
 
     return call
@@ -99,11 +103,19 @@ def test_the_bodies_of_a_gpu_give_what_the_twin_gives(body, dims: int, features:
     x = torch.rand(300, dims, generator=make) * 1.1 - 0.05  # some outside
     table = torch.randn(grid.rows, features, generator=make)
     grad = torch.randn(300, grid.width, generator=make)
-    leaves = (x.clone().requires_grad_(), table.clone().requires_grad_())
-    want = reference.grid_encode(*leaves, grid, (1 << grid.levels) - 1)
-    to_x, to_table = torch.autograd.grad(want, leaves, grad)
-    for which, expected in enumerate((want.detach(), to_table, to_x)):
-        made = torch.zeros_like(expected)
-        body(which, grid, x, table, grad, made)
+    along = torch.randn(300, dims, generator=make)
+    leaves = [v.double().requires_grad_() for v in (x, table, grad)]
+    want = reference.grid_encode(*leaves[:2], grid, (1 << grid.levels) - 1)
+    to_x, to_table = torch.autograd.grad(want, leaves[:2], leaves[2].detach(), retain_graph=True)
+    check(body, grid, (x, None, table, grad), (want.detach(), to_table, to_x))
+    slope = torch.autograd.grad(want, leaves[0], leaves[2], create_graph=True)[0]
+    to_x, to_table, to_grad = torch.autograd.grad(slope, leaves, along.double())
+    check(body, grid, (x, along, table, grad), (to_grad, to_table, to_x))
+
+
+def check(body, grid: Grid, inputs: tuple, expected: tuple) -> None:
+    for which, want in enumerate(expected):
+        made = torch.zeros_like(want, dtype=torch.float32)
+        body(which, grid, *inputs, made)
         # float32 sums of up to some hundred terms of size 1, times the finest level's cells per unit for x.
-        assert torch.allclose(made, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max())), which
+        assert torch.allclose(made.double(), want, rtol=1e-4, atol=1e-5 * float(want.abs().max())), which

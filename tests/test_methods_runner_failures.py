@@ -92,6 +92,8 @@ def test_running_out_of_memory_is_a_result_and_another_error_is_not(
         ({"device": "cuda"}, "device: cuda, but torch finds no CUDA device"),
         ({"overrides": {"pipeline.model.num_level": 3}}, "pipeline.model has no field 'num_level'.*'num_levels'"),
         ({"overrides": {"pipeline.model.num_levels": "3"}}, "got '3' \\(str\\); allowed: int"),
+        ({"overrides": {"max_num_iterations": 0}}, "'max_num_iterations': got 0; allowed: 1 and more"),
+        ({"overrides": {"steps_per_save": -5}}, "'steps_per_save': got -5; allowed: 1 and more"),
         ({"overrides": {"optimizers.field.optimizer.lr": 1}}, "optimizers has no field 'field'.*'fields'"),
         ({"overrides": {"optimizers.fields.scheduler": {"lr": 1}}}, "has no field 'lr'; allowed: lr_final"),
     ],

@@ -15,7 +15,7 @@ from methods.kernels.adam import AdamNumbers, adam_step_
 from methods.kernels.compositing import CompositeState, composite, composite_alive_, composite_alpha
 from methods.kernels.distortion import distortion
 from methods.kernels.encodings import frequency_encode, spherical_harmonics
-from methods.kernels.grid import Grid, grid_encode
+from methods.kernels.grid import Grid, grid_encode, grid_input_gradient
 from methods.kernels.march_spec import March
 from methods.kernels.marching import Samples, march, march_alive, ray_aabb
 from methods.kernels.mlp import mlp
@@ -75,6 +75,11 @@ def grid_inputs(grid: Grid) -> Callable[[int, Generator], tuple]:
         _uniform(make, grid.rows, grid.features, low=-1.0),
         grid,
     )
+
+
+def grid_gradient_inputs(grid: Grid) -> Callable[[int, Generator], tuple]:
+    """Inputs of ``grid_input_gradient``: those of ``grid_encode``, and a gradient of the features in [-1, 1]."""
+    return lambda n, make: (*grid_inputs(grid)(n, make), _uniform(make, n, grid.width, low=-1.0))
 
 
 def mlp_inputs(*widths: int) -> Callable[[int, Generator], tuple]:
@@ -192,6 +197,14 @@ def _indices(n: int, make: Generator) -> tuple:
 
 CASES = (
     Case("grid_encode", grid_encode, reference.grid_encode, grid_inputs(GRID), 2**13, wants=(0, 1)),
+    Case(
+        "grid_input_gradient",
+        grid_input_gradient,
+        reference.grid_input_gradient,
+        grid_gradient_inputs(GRID),
+        2**13,
+        wants=(0, 1, 3),
+    ),
     Case("mlp", mlp, reference.mlp, mlp_inputs(32, 64, 16), 2**14, wants=(0, 1), cpu_only=True),
     Case("adam_step_", adam_step_, reference.adam_step_, _adam, 2**19, changed=(0, 1, 2, 3)),
     Case(

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from methods.kernels import reference
+from methods.kernels import grid_ops, reference
 from methods.kernels.checks import check_device, check_finite, check_tensor
-from methods.kernels.library import compiled, has_kernels
+from methods.kernels.library import has_kernels
 
 MAX_LEVELS = 32
 MAX_RESOLUTION = 2**22
@@ -179,6 +179,46 @@ def grid_encode(
         TypeError: A wrong type.
         ValueError: A wrong shape or device, or positions that are NaN or infinite.
     """
+    mask = _check(x, table, grid, level_mask, sink)
+    if not has_kernels(x.device.type):
+        return reference.grid_encode(x, table if sink is None else _sunk(table, sink), grid, mask)
+    return grid_ops.encode(x, table, grid.packed, sink, _options(grid, mask))
+
+
+def grid_input_gradient(
+    x: Tensor, table: Tensor, grid: Grid, grad: Tensor, level_mask: int | None = None, sink: Tensor | None = None
+) -> Tensor:
+    """Gradient of ``sum(grid_encode(x) * grad)`` with respect to the positions, which has gradients itself.
+
+    Surface models need it: a signed distance's gradient is its normal, and a loss on it reaches the table through here.
+    It is what ``torch.autograd.grad(features, x, grad, create_graph=True)`` gives, without running the rest of a graph,
+    and with a sink. Neither stores the Jacobian ``[N, L F, D]``: corners are gathered again.
+
+    Args:
+        x: ``[N, D]`` float32, positions in [0, 1].
+        table: ``[R, F]`` float32 or float16.
+        grid: The grid's shape.
+        grad: ``[N, L * F]`` float32, gradient with respect to the features.
+        level_mask: As in ``grid_encode``.
+        sink: As in ``grid_encode``.
+
+    Returns:
+        ``[N, D]`` float32; differentiable once, with respect to x, table and grad. Where x lies between the grid's
+        points, all of it exists but linear interpolation's pure second derivatives, which are zero.
+
+    Raises:
+        TypeError: A wrong type.
+        ValueError: A wrong shape or device, or positions that are NaN or infinite.
+    """
+    mask = _check(x, table, grid, level_mask, sink)
+    check_tensor("grad", grad, (x.shape[0], grid.width), torch.float32)
+    check_device(x=x, grad=grad)
+    if not has_kernels(x.device.type):
+        return reference.grid_input_gradient(x, table if sink is None else _sunk(table, sink), grid, grad, mask)
+    return grid_ops.input_gradient(x, table, grid.packed, sink, grad, _options(grid, mask))
+
+
+def _check(x: Tensor, table: Tensor, grid: Grid, level_mask: int | None, sink: Tensor | None) -> int:
     check_tensor("x", x, ("N", grid.dims), torch.float32)
     check_tensor("table", table, (grid.rows, grid.features), (torch.float32, torch.float16))
     if sink is not None:
@@ -192,10 +232,11 @@ def grid_encode(
     mask = (1 << grid.levels) - 1 if level_mask is None else level_mask
     if not isinstance(mask, int) or not -(1 << 31) <= mask < 1 << MAX_LEVELS:  # -1: every bit
         raise ValueError(f"level_mask is a whole number of {MAX_LEVELS} bits, got {mask!r}")
-    if not has_kernels(x.device.type):
-        return reference.grid_encode(x, table if sink is None else _sunk(table, sink), grid, mask)
-    smooth, bounded = grid.interpolation == "smoothstep", grid.dialect == "torch-ngp"
-    return _encode(x, table, grid.packed, sink, [grid.features, smooth, bounded, mask])
+    return mask
+
+
+def _options(grid: Grid, mask: int) -> list[int]:
+    return [grid.features, grid.interpolation == "smoothstep", grid.dialect == "torch-ngp", mask]
 
 
 class _Sunk(torch.autograd.Function):
@@ -213,74 +254,3 @@ class _Sunk(torch.autograd.Function):
 def _sunk(table: Tensor, sink: Tensor) -> Tensor:
     """The table for the twin, whose gradient goes to the sink too."""
     return _Sunk.apply(table, sink)  # pyright: ignore[reportReturnType]
-
-
-def _options(table: Tensor, options: list[int]) -> Tensor:
-    features, smooth, bounded, mask = options
-    numbers = [features, smooth, table.dtype == torch.float16, bounded, mask]
-    return torch.tensor(numbers, dtype=torch.int64, device="cpu")
-
-
-@torch.library.custom_op("fieldbook::grid_encode", mutates_args=())
-def _encode(x: Tensor, table: Tensor, levels: Tensor, sink: Tensor | None, options: list[int]) -> Tensor:
-    out = x.new_empty(x.shape[0], levels.shape[0] * options[0])
-    ops = compiled(x.device.type)
-    ops.grid_forward(x.contiguous(), table.contiguous(), levels, _options(table, options), out)
-    return out
-
-
-@_encode.register_fake
-def _(x: Tensor, table: Tensor, levels: Tensor, sink: Tensor | None, options: list[int]) -> Tensor:
-    return x.new_empty(x.shape[0], levels.shape[0] * options[0])
-
-
-@torch.library.custom_op("fieldbook::grid_backward_table", mutates_args=())
-def _backward_table(x: Tensor, table: Tensor, levels: Tensor, grad: Tensor, options: list[int]) -> Tensor:
-    out = torch.zeros(table.shape, dtype=torch.float32, device=table.device)
-    _accumulate(x, table, levels, grad, out, options)
-    return out.to(table.dtype)
-
-
-@_backward_table.register_fake
-def _(x: Tensor, table: Tensor, levels: Tensor, grad: Tensor, options: list[int]) -> Tensor:
-    return torch.empty_like(table)
-
-
-@torch.library.custom_op("fieldbook::grid_backward_table_into", mutates_args=("sink",))
-def _accumulate(x: Tensor, table: Tensor, levels: Tensor, grad: Tensor, sink: Tensor, options: list[int]) -> None:
-    ops = compiled(x.device.type)
-    ops.grid_backward_table(x.contiguous(), grad.contiguous(), levels, _options(table, options), sink)
-
-
-@torch.library.custom_op("fieldbook::grid_backward_x", mutates_args=())
-def _backward_x(x: Tensor, table: Tensor, levels: Tensor, grad: Tensor, options: list[int]) -> Tensor:
-    out = torch.zeros_like(x, memory_format=torch.contiguous_format)
-    ops = compiled(x.device.type)
-    ops.grid_backward_x(x.contiguous(), table.contiguous(), grad.contiguous(), levels, _options(table, options), out)
-    return out
-
-
-@_backward_x.register_fake
-def _(x: Tensor, table: Tensor, levels: Tensor, grad: Tensor, options: list[int]) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
-
-
-def _setup_context(ctx, inputs, output) -> None:
-    x, table, levels, sink, ctx.options = inputs
-    ctx.save_for_backward(x, table, levels)
-    ctx.sink = sink  # written by the backward pass, so not saved as an input that must stay as it was
-
-
-def _backward(ctx, grad: Tensor):
-    x, table, levels = ctx.saved_tensors
-    needs_x, needs_table = ctx.needs_input_grad[:2]
-    grad_x = _backward_x(x, table, levels, grad, ctx.options) if needs_x else None
-    grad_table = None
-    if needs_table and ctx.sink is not None:
-        _accumulate(x, table, levels, grad, ctx.sink, ctx.options)
-    elif needs_table:
-        grad_table = _backward_table(x, table, levels, grad, ctx.options)
-    return grad_x, grad_table, None, None, None
-
-
-_encode.register_autograd(_backward, setup_context=_setup_context)

@@ -211,6 +211,7 @@ def resolve_config(dataset: DatasetFiles, spec: dict[str, Any]) -> TrainerConfig
     apply_scene_bounds(config, read_scene(dataset.transforms))
     apply_background(config, read_transforms(dataset.transforms).get("background"))
     apply_overrides(config, spec.get("overrides", {}))
+    _check_steps(config)
     keep_planes(config.pipeline.model)
     return config
 
@@ -229,8 +230,15 @@ def check_method(spec: dict[str, Any]) -> dict[str, Any]:
     _parse_our_datasets(config.pipeline.datamanager, Path())
     apply_overrides(config, preset_overrides(spec["method"], spec["preset"]))
     apply_overrides(config, spec["overrides"])
+    _check_steps(config)
     check_machine(spec["method"], resolve_device(spec["device"]))
     return {"steps": config.max_num_iterations}
+
+
+def _check_steps(config: TrainerConfig) -> None:
+    for name in ("max_num_iterations", "steps_per_save"):
+        if getattr(config, name) < 1:
+            raise UserError(f"override {name!r}: got {getattr(config, name)}; allowed: 1 and more")
 
 
 def seed_everything(seed: int) -> None:

@@ -40,6 +40,9 @@ rule train:
         cpus=TORCH_CPUS,
         gpu=GPU,
         mem_mb=6000,
+        # Of SLURM: SIGTERM two minutes before the time limit, for a training needs seconds to save and leave; its log is
+        # continued when the job comes back. Here, because --set-resources replaces all that a profile sets.
+        slurm_extra="--signal=TERM@120 --open-mode=append",
     shell:
         "fieldbook train {wildcards.run:q} --spec {params.spec:q} > {log:q} 2>&1"
 

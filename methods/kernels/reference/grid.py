@@ -40,6 +40,31 @@ def grid_encode(
     return torch.cat(made, dim=-1)
 
 
+def grid_input_gradient(
+    x: Tensor, table: Tensor, grid: Grid, grad: Tensor, level_mask: int | None = None, sink: Tensor | None = None
+) -> Tensor:
+    """Gradient of ``sum(grid_encode(x) * grad)`` with respect to x, differentiable as often as asked.
+
+    Args:
+        x: ``[N, D]``, positions in [0, 1].
+        table: ``[R, F]``.
+        grid: The grid's shape.
+        grad: ``[N, L * F]``.
+        level_mask: As in ``grid_encode``.
+        sink: Not used.
+
+    Returns:
+        ``[N, D]`` in x's type.
+    """
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        x = x if x.requires_grad else x.detach().requires_grad_()
+        features = grid_encode(x, table, grid, level_mask)
+    if not features.requires_grad:  # every level is off
+        return torch.zeros_like(x)
+    return torch.autograd.grad(features, x, grad, create_graph=again)[0]
+
+
 def _level(x: Tensor, table: Tensor, grid: Grid, level: Level) -> Tensor:
     # The cell is found in float32 whatever x's type is, and with one rounding, as the kernel's fused product finds it.
     position = x * level.scale + level.shift

@@ -18,6 +18,7 @@ struct GridLevel {
 
 struct GridArgs {
   const float* x;         // [N, D]
+  const float* along;     // [N, D], or null: differentiate the weights along this direction first
   int64_t points;
   int32_t level_count;
   uint32_t level_mask;    // bit l: level l is on; the others give zero
@@ -30,6 +31,7 @@ struct GridCell {
   uint32_t corner[D];
   float low[D];    // weight of the far corner along each axis
   float slope[D];  // d low / d position
+  float bend[D];   // d slope / d position
   bool inside;
 };
 
@@ -46,6 +48,7 @@ FB_HD GridCell<D> grid_cell(const GridLevel& level, const float* x, bool bounded
     cell.corner[d] = static_cast<uint32_t>(static_cast<int32_t>(base));
     cell.low[d] = SMOOTH ? t * t * (3.0f - 2.0f * t) : t;
     cell.slope[d] = (SMOOTH ? 6.0f * t * (1.0f - t) : 1.0f) * level.scale;
+    cell.bend[d] = SMOOTH ? (6.0f - 12.0f * t) * level.scale * level.scale : 0.0f;
   }
   return cell;
 }
@@ -89,6 +92,37 @@ FB_HD float corner_slope(const GridCell<D>& cell, int corner, int along) {
   return w;
 }
 
+// d^2 weight / d x_a d x_b; zero for a == b under linear interpolation.
+template <int D>
+FB_HD float corner_bend(const GridCell<D>& cell, int corner, int a, int b) {
+  float w = 1.0f;
+  for (int d = 0; d < D; ++d) {
+    const bool far = corner >> d & 1;
+    if (d == a && d == b) w *= far ? cell.bend[d] : -cell.bend[d];
+    else if (d == a || d == b) w *= far ? cell.slope[d] : -cell.slope[d];
+    else w *= far ? cell.low[d] : 1.0f - cell.low[d];
+  }
+  return w;
+}
+
+// What a corner's entry is multiplied with: its weight, or DIRECTED its weight's derivative along v [D].
+template <int D, bool DIRECTED>
+FB_HD float factor(const GridCell<D>& cell, int corner, const float* v) {
+  if constexpr (!DIRECTED) return corner_weight<D>(cell, corner);
+  float sum = 0.0f;
+  for (int d = 0; d < D; ++d) sum += v[d] * corner_slope<D>(cell, corner, d);
+  return sum;
+}
+
+// d factor / d x along axis `axis`.
+template <int D, bool DIRECTED>
+FB_HD float factor_slope(const GridCell<D>& cell, int corner, int axis, const float* v) {
+  if constexpr (!DIRECTED) return corner_slope<D>(cell, corner, axis);
+  float sum = 0.0f;
+  for (int d = 0; d < D; ++d) sum += v[d] * corner_bend<D>(cell, corner, d, axis);
+  return sum;
+}
+
 template <int D, bool HASHED>
 FB_HD uint32_t corner_row(const GridLevel& level, const GridCell<D>& cell, int corner) {
   uint32_t at[D];
@@ -97,46 +131,48 @@ FB_HD uint32_t corner_row(const GridLevel& level, const GridCell<D>& cell, int c
   return HASHED ? row : wrapped(row, level.rows);
 }
 
-// out[F] = sum over corners of weight * entry.
-template <int D, int F, bool SMOOTH, bool HASHED, class T>
-FB_HD void grid_forward(const GridLevel& level, const float* x, bool bounded, const T* table, float* out) {
+// out[F] = sum over corners of factor * entry. DIRECTED this is the derivative of the features along v; the three bodies
+// below, taken along v, are what the gradients of grid_backward_x are made of: to `grad`, to the table, to x.
+template <int D, int F, bool SMOOTH, bool HASHED, bool DIRECTED, class T>
+FB_HD void grid_forward(const GridLevel& level, const float* x, const float* v, bool bounded, const T* table,
+                        float* out) {
   const GridCell<D> cell = grid_cell<D, SMOOTH>(level, x, bounded);
   float sum[F];
   for (int f = 0; f < F; ++f) sum[f] = 0.0f;
   for (int c = 0; c < (1 << D); ++c) {
     const T* entry = table + (level.offset + corner_row<D, HASHED>(level, cell, c)) * F;
-    const float w = corner_weight<D>(cell, c);
+    const float w = factor<D, DIRECTED>(cell, c, v);
     for (int f = 0; f < F; ++f) sum[f] += w * to_float(entry[f]);
   }
   for (int f = 0; f < F; ++f) out[f] = cell.inside ? sum[f] : 0.0f;
 }
 
-// Adds weight * grad[F] to the corners' rows by `add`. This body and its two neighbours are what a GPU runs, a point and a
+// Adds factor * grad[F] to the corners' rows by `add`. This body and its two neighbours are what a GPU runs, a point and a
 // level at a time; grid.cpp goes through all points of a level in registers, from the same cells, weights and rows.
-template <int D, int F, bool SMOOTH, bool HASHED, class Add>
-FB_HD void grid_backward_table(const GridLevel& level, const float* x, bool bounded, const float* grad,
+template <int D, int F, bool SMOOTH, bool HASHED, bool DIRECTED, class Add>
+FB_HD void grid_backward_table(const GridLevel& level, const float* x, const float* v, bool bounded, const float* grad,
                                const Add& add) {
   const GridCell<D> cell = grid_cell<D, SMOOTH>(level, x, bounded);
   if (!cell.inside) return;
   for (int c = 0; c < (1 << D); ++c) {
-    const float w = corner_weight<D>(cell, c);
-    float v[F];
-    for (int f = 0; f < F; ++f) v[f] = w * grad[f];
-    add((level.offset + corner_row<D, HASHED>(level, cell, c)) * F, v);
+    const float w = factor<D, DIRECTED>(cell, c, v);
+    float part[F];
+    for (int f = 0; f < F; ++f) part[f] = w * grad[f];
+    add((level.offset + corner_row<D, HASHED>(level, cell, c)) * F, part);
   }
 }
 
-// grad_x[D] += sum over corners of slope * <entry, grad>.
-template <int D, int F, bool SMOOTH, bool HASHED, class T>
-FB_HD void grid_backward_x(const GridLevel& level, const float* x, bool bounded, const T* table, const float* grad,
-                           float* grad_x) {
+// grad_x[D] += sum over corners of d factor / d x * <entry, grad>.
+template <int D, int F, bool SMOOTH, bool HASHED, bool DIRECTED, class T>
+FB_HD void grid_backward_x(const GridLevel& level, const float* x, const float* v, bool bounded, const T* table,
+                           const float* grad, float* grad_x) {
   const GridCell<D> cell = grid_cell<D, SMOOTH>(level, x, bounded);
   if (!cell.inside) return;
   for (int c = 0; c < (1 << D); ++c) {
     const T* entry = table + (level.offset + corner_row<D, HASHED>(level, cell, c)) * F;
     float dot = 0.0f;
     for (int f = 0; f < F; ++f) dot += to_float(entry[f]) * grad[f];
-    for (int d = 0; d < D; ++d) grad_x[d] += corner_slope<D>(cell, c, d) * dot;
+    for (int d = 0; d < D; ++d) grad_x[d] += factor_slope<D, DIRECTED>(cell, c, d, v) * dot;
   }
 }
 
