@@ -27,7 +27,7 @@ from data.alpha import background_colour
 from fieldbook.files import read_json
 from fieldbook.layout import DatasetFiles, RunFiles
 from fieldbook.scenes import load_study
-from methods.hash_nerf.model import blend
+from methods.backgrounds import blend
 from methods.runner.offline import quiet
 from methods.runner.setup import build_config, reproducible, seed_everything
 from methods.runner.train import Trainer
