@@ -46,8 +46,14 @@ __global__ void grid_kernel(const __grid_constant__ GridCall call) {
     if constexpr (PASS == GridPass::forward) {
       grid_forward<D, F, SMOOTH, HASHED, DIRECTED>(level, x, v, a.bounded, table, call.out + at);
     } else if constexpr (PASS == GridPass::backward_table) {
-      grid_backward_table<D, F, SMOOTH, HASHED, DIRECTED>(level, x, v, a.bounded, call.grad + at,
-                                                         AtomicAdd<F>{call.out});
+      const auto add = [&]<bool PLAIN>() {
+        const float* plain = PLAIN ? call.plain + at : nullptr;
+        grid_backward_table<D, F, SMOOTH, HASHED, DIRECTED, PLAIN>(level, x, v, a.bounded, call.grad + at, plain,
+                                                                   AtomicAdd<F>{call.out});
+      };
+      if constexpr (DIRECTED)
+        if (call.plain) return add.template operator()<true>();
+      add.template operator()<false>();
     } else {
       float grad_x[D] = {};
       grid_backward_x<D, F, SMOOTH, HASHED, DIRECTED>(level, x, v, a.bounded, table, call.grad + at, grad_x);

@@ -9,6 +9,7 @@ struct GridCall {
   int32_t dims, features, smooth, half;
   const void* table;    // [rows, F] float or half
   const float* grad;    // [N, L * F], for the backward passes
+  const float* plain;   // [N, L * F], or null: with `along`, a gradient that backward_table adds by the weights themselves
   float* out;           // [N, L * F] | [rows, F] added to | [N, D]
 };
 
