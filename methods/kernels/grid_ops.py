@@ -139,7 +139,7 @@ def _key(sink: Tensor, x: Tensor, levels: Tensor, options: list[int]) -> tuple:
 def _features(x: Tensor, along: Tensor, table: Tensor, levels: Tensor, options: list[int]) -> Tensor:
     out = x.new_empty(x.shape[0], levels.shape[0] * options[0])
     ops = compiled(x.device.type)
-    ops.grid_forward(x.contiguous(), along.contiguous(), table.contiguous(), levels, _packed(table, options), out)
+    ops.grid_forward(x.contiguous(), along.contiguous(), table.contiguous(), levels, packed_options(table, options), out)
     return out
 
 
@@ -166,7 +166,7 @@ def _add_to_table(
 ) -> None:
     """``plain`` ``[N, L * F]``, with ``along`` only, is added by the weights themselves; ``[0]`` for none."""
     positions, gradients = (x.contiguous(), along.contiguous()), (grad.contiguous(), plain.contiguous())
-    compiled(x.device.type).grid_backward_table(*positions, *gradients, levels, _packed(table, options), sink)
+    compiled(x.device.type).grid_backward_table(*positions, *gradients, levels, packed_options(table, options), sink)
 
 
 @torch.library.custom_op("fieldbook::grid_to_x", mutates_args=())
@@ -174,7 +174,7 @@ def _to_x(x: Tensor, along: Tensor, table: Tensor, levels: Tensor, grad: Tensor,
     out = torch.zeros_like(x, memory_format=torch.contiguous_format)
     ops = compiled(x.device.type)
     ops.grid_backward_x(
-        x.contiguous(), along.contiguous(), table.contiguous(), grad.contiguous(), levels, _packed(table, options), out
+        x.contiguous(), along.contiguous(), table.contiguous(), grad.contiguous(), levels, packed_options(table, options), out
     )
     return out
 
@@ -188,7 +188,8 @@ def _none(x: Tensor) -> Tensor:
     return x.new_empty(0)
 
 
-def _packed(table: Tensor, options: list[int]) -> Tensor:
-    features, smooth, bounded, mask = options
-    numbers = [features, smooth, table.dtype == torch.float16, bounded, mask]
+def packed_options(table: Tensor, options: list[int]) -> Tensor:
+    """Options as the compiled kernels read them; what follows the first four goes to the end."""
+    features, smooth, bounded, mask, *more = options
+    numbers = [features, smooth, table.dtype == torch.float16, bounded, mask, *more]
     return torch.tensor(numbers, dtype=torch.int64, device="cpu")

@@ -120,26 +120,22 @@ void backward_x_level(const GridCall& call, int32_t l, const Axes& axes, int64_t
   });
 }
 
-// Each thread takes a run of points and walks it once per level, so that one level's table stays in the cache.
 template <int D, int F, bool SMOOTH, bool DIRECTED, class T>
 void run_points(const GridCall& call, GridPass pass, const Axes& axes) {
   const GridArgs& a = call.args;
-  const auto points = [&](int32_t l, int64_t begin, int64_t end) {
+  const int64_t width = static_cast<int64_t>(a.level_count) * F;
+  each_run(a, [&](int32_t l, int64_t begin, int64_t end) {
+    if (!(a.level_mask >> l & 1)) {
+      if (pass == GridPass::forward)
+        for (int64_t i = begin; i < end; ++i) std::memset(call.out + i * width + l * F, 0, sizeof(float) * F);
+      return;
+    }
     const auto run = [&]<bool HASHED>() {
       if (pass == GridPass::forward) forward_level<D, F, SMOOTH, HASHED, DIRECTED, T>(call, l, axes, begin, end);
       else backward_x_level<D, F, SMOOTH, HASHED, DIRECTED, T>(call, l, axes, begin, end);
     };
     if (a.levels[l].hashed) run.template operator()<true>();
     else run.template operator()<false>();
-  };
-  const int64_t width = static_cast<int64_t>(a.level_count) * F;
-  torch::stable::parallel_for(0, axes.padded / LANES, 16, [&](int64_t begin, int64_t end) {
-    const int64_t first = begin * LANES, last = end * LANES < a.points ? end * LANES : a.points;
-    for (int32_t l = 0; l < a.level_count; ++l) {
-      if (a.level_mask >> l & 1) points(l, first, last);
-      else if (pass == GridPass::forward)
-        for (int64_t i = first; i < last; ++i) std::memset(call.out + i * width + l * F, 0, sizeof(float) * F);
-    }
   });
 }
 
@@ -176,6 +172,13 @@ void grid_cpu(const GridCall& call, GridPass pass) {
 
 namespace {
 
+// `along` [N, D], or [0] for none.
+GridCall directed_call(const Tensor& x, const Tensor& along, const Tensor& levels, const Tensor& options) {
+  GridCall call = make_call(x, levels, options);
+  call.args.along = along.dim() == 2 ? in<float>(along) : nullptr;
+  return call;
+}
+
 void run(const GridCall& call, GridPass pass, const Tensor& x) {
   if (call.args.points == 0) return;
 #if defined(FIELDBOOK_CUDA)
@@ -186,7 +189,7 @@ void run(const GridCall& call, GridPass pass, const Tensor& x) {
 }
 
 void grid_forward_op(Tensor x, Tensor along, Tensor table, Tensor levels, Tensor options, Tensor result) {
-  GridCall call = make_call(x, along, levels, options);
+  GridCall call = directed_call(x, along, levels, options);
   call.table = table.data_ptr();
   call.out = out<float>(result);
   run(call, GridPass::forward, x);
@@ -194,7 +197,7 @@ void grid_forward_op(Tensor x, Tensor along, Tensor table, Tensor levels, Tensor
 
 void grid_backward_table_op(Tensor x, Tensor along, Tensor grad, Tensor plain, Tensor levels, Tensor options,
                             Tensor result) {
-  GridCall call = make_call(x, along, levels, options);
+  GridCall call = directed_call(x, along, levels, options);
   call.grad = in<float>(grad);
   call.plain = plain.dim() == 2 ? in<float>(plain) : nullptr;
   call.out = out<float>(result);
@@ -203,7 +206,7 @@ void grid_backward_table_op(Tensor x, Tensor along, Tensor grad, Tensor plain, T
 
 void grid_backward_x_op(Tensor x, Tensor along, Tensor table, Tensor grad, Tensor levels, Tensor options,
                         Tensor result) {
-  GridCall call = make_call(x, along, levels, options);
+  GridCall call = directed_call(x, along, levels, options);
   call.table = table.data_ptr();
   call.grad = in<float>(grad);
   call.out = out<float>(result);

@@ -15,16 +15,12 @@ struct GridCall {
 
 enum class GridPass { forward, backward_table, backward_x };
 
-// Calls `f.template operator()<D, F, SMOOTH, DIRECTED>()` for the call's properties.
+// Calls `f.template operator()<D, F, SMOOTH>()` for the call's properties.
 template <class Function>
-bool dispatch_grid(const GridCall& call, const Function& f) {
-  auto directed = [&]<int D, int F, bool SMOOTH>() {
-    if (call.args.along) f.template operator()<D, F, SMOOTH, true>();
-    else f.template operator()<D, F, SMOOTH, false>();
-  };
+bool dispatch_shape(const GridCall& call, const Function& f) {
   auto smooth = [&]<int D, int F>() {
-    if (call.smooth) directed.template operator()<D, F, true>();
-    else directed.template operator()<D, F, false>();
+    if (call.smooth) f.template operator()<D, F, true>();
+    else f.template operator()<D, F, false>();
   };
   auto features = [&]<int D>() {
     switch (call.features) {
@@ -36,6 +32,15 @@ bool dispatch_grid(const GridCall& call, const Function& f) {
     }
   };
   return call.dims == 2 ? features.template operator()<2>() : features.template operator()<3>();
+}
+
+// The same with DIRECTED: `f.template operator()<D, F, SMOOTH, DIRECTED>()`.
+template <class Function>
+bool dispatch_grid(const GridCall& call, const Function& f) {
+  return dispatch_shape(call, [&]<int D, int F, bool SMOOTH>() {
+    if (call.args.along) f.template operator()<D, F, SMOOTH, true>();
+    else f.template operator()<D, F, SMOOTH, false>();
+  });
 }
 
 #if defined(FIELDBOOK_CUDA) || defined(__CUDACC__)

@@ -40,6 +40,16 @@ bool is_far(const GridLevel& level, int64_t row_bytes) {
   return (used < level.rows ? used : level.rows) * row_bytes > (1 << 17);
 }
 
+// Calls run(l, begin, end) for all points and levels, on or off. Each thread takes a run of points, from a multiple of LANES,
+// and walks it once per level, so that one level's table stays in the cache.
+template <class Run>
+void each_run(const GridArgs& a, const Run& run) {
+  torch::stable::parallel_for(0, padded_to_lanes(a.points) / LANES, 16, [&](int64_t begin, int64_t end) {
+    const int64_t last = end * LANES < a.points ? end * LANES : a.points;
+    for (int32_t l = 0; l < a.level_count; ++l) run(l, begin * LANES, last);
+  });
+}
+
 // Calls run(l) for the levels that are on, each in one thread, so that no row of the table has two writers and the order of
 // its sums does not depend on the threads. Whoever is free takes the next, finest first: those take longest.
 template <class Run>

@@ -7,9 +7,9 @@
 
 namespace fieldbook {
 
-// `along` [N, D], or [0] for none. `levels` [L, 6] int64 on the CPU: scale and shift (float bits), stride, rows, offset,
-// hashed. `options`: features, smooth, half, bounded, level mask.
-inline GridCall make_call(const Tensor& x, const Tensor& along, const Tensor& levels, const Tensor& options) {
+// `levels` [L, 6] int64 on the CPU: scale and shift (float bits), stride, rows, offset, hashed. `options`: features,
+// smooth, half, bounded, level mask.
+inline GridCall make_call(const Tensor& x, const Tensor& levels, const Tensor& options) {
   const int64_t* o = in<int64_t>(options);
   GridCall call{};
   call.features = static_cast<int32_t>(o[0]);
@@ -17,7 +17,6 @@ inline GridCall make_call(const Tensor& x, const Tensor& along, const Tensor& le
   call.half = static_cast<int32_t>(o[2]);
   call.dims = static_cast<int32_t>(x.size(1));
   call.args.x = in<float>(x);
-  call.args.along = along.dim() == 2 ? in<float>(along) : nullptr;
   call.args.points = x.size(0);
   call.args.bounded = static_cast<int32_t>(o[3]);
   call.args.level_mask = static_cast<uint32_t>(o[4]);
