@@ -68,12 +68,15 @@ def _spread(solid: Solid, count: int, rng: np.random.Generator) -> np.ndarray:
     return solid.vertices[rng.choice(len(solid.vertices), count, replace=False)] + rng.normal(0, 2e-4, (count, 3))
 
 
-def painted(name: str, solid: Solid, texels_per_metre: float, rng: np.random.Generator) -> list[Patch]:
+def painted(
+    name: str, solid: Solid, part: np.ndarray, texels_per_metre: float, rng: np.random.Generator
+) -> list[Patch]:
     """The solid's surface as patches with pictures of the mosaic.
 
     Args:
         name: Of all patches.
         solid: Smooth, with about evenly spaced vertices.
+        part: ``[v]`` integer, of each vertex; charts end between parts, where one would hide another in its picture.
         texels_per_metre: Density of the pictures; the pattern does not depend on it.
         rng: Draws the mosaic.
 
@@ -81,18 +84,18 @@ def painted(name: str, solid: Solid, texels_per_metre: float, rng: np.random.Gen
         One patch per chart; together they have the solid's faces.
     """
     glaze = Glaze(solid, rng)
-    return [_patch(name, solid, faces, axis, texels_per_metre * FINER, glaze) for axis, faces in charts(solid)]
+    return [_patch(name, solid, faces, axis, texels_per_metre * FINER, glaze) for axis, faces in charts(solid, part)]
 
 
-def charts(solid: Solid) -> list[tuple[int, np.ndarray]]:
-    """Connected groups of faces whose normals are nearest to the same signed axis.
+def charts(solid: Solid, part: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """Connected groups of faces of one part whose normals are nearest to the same signed axis.
 
     Returns:
         The axis (0, 1, 2 for x, y, z) and the face numbers of each group.
     """
     normals = solid.normals[solid.faces].mean(axis=1)
     axis = np.abs(normals).argmax(axis=1)
-    side = 2 * axis + (np.take_along_axis(normals, axis[:, None], axis=1)[:, 0] > 0)
+    side = 6 * part[solid.faces[:, 0]] + 2 * axis + (np.take_along_axis(normals, axis[:, None], axis=1)[:, 0] > 0)
     # Each edge, from its lower vertex to its higher one, belongs to two faces.
     edges = np.sort(solid.faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
     order = np.lexsort(edges.T)

@@ -80,18 +80,18 @@ def signed_distance(shape: JugShape, p: np.ndarray) -> np.ndarray:
     Returns:
         ``[...]``.
     """
-    rho, z = np.hypot(p[..., 0], p[..., 1]), p[..., 2]
-    body = smooth_min(_belly(shape, rho, z), _neck(shape, rho, z), 0.012)
-    body = smooth_min(body, _foot(shape, p), 0.006)
-    handle_turn, medallion_turn, hollow_turn = shape.turns_rad
-    out = p @ rotation_z(medallion_turn)
-    body = smooth_max(body, out[..., 0] - shape.medallion, 0.003)
-    body = smooth_min(body, _handle(shape, p @ rotation_z(handle_turn)), 0.006)
+    body = smooth_min(_body(shape, p), _handle(shape, p), 0.006)
     radius = 0.024
     ball = np.array([shape.belly[0] - shape.hollow + radius, 0.0, shape.belly[2]])
-    hollow = np.linalg.norm(p @ rotation_z(hollow_turn) - ball, axis=-1) - radius
+    hollow = np.linalg.norm(p @ rotation_z(shape.turns_rad[2]) - ball, axis=-1) - radius
     body = smooth_max(body, -hollow, 0.004)
-    return smooth_max(body, -_bowl(shape, rho, z), 0.003)
+    return smooth_max(body, -_bowl(shape, np.hypot(p[..., 0], p[..., 1]), p[..., 2]), 0.003)
+
+
+def on_handle(seed: int, p: np.ndarray) -> np.ndarray:
+    """Which points of the surface, ``p`` ``[n, 3]``, belong to the handle, ``[n]`` bool."""
+    shape = JugShape.of_seed(seed)
+    return _handle(shape, p) < _body(shape, p)
 
 
 def smooth_min(a: np.ndarray, b: np.ndarray, reach: float) -> np.ndarray:
@@ -106,6 +106,13 @@ def smooth_min(a: np.ndarray, b: np.ndarray, reach: float) -> np.ndarray:
 def smooth_max(a: np.ndarray, b: np.ndarray, reach: float) -> np.ndarray:
     """Common part of two solids, with an edge that is rounded over ``reach``."""
     return -smooth_min(-a, -b, reach)
+
+
+def _body(shape: JugShape, p: np.ndarray) -> np.ndarray:
+    rho, z = np.hypot(p[..., 0], p[..., 1]), p[..., 2]
+    body = smooth_min(_belly(shape, rho, z), _neck(shape, rho, z), 0.012)
+    body = smooth_min(body, _foot(shape, p), 0.006)
+    return smooth_max(body, (p @ rotation_z(shape.turns_rad[1]))[..., 0] - shape.medallion, 0.003)
 
 
 def _belly(shape: JugShape, rho: np.ndarray, z: np.ndarray) -> np.ndarray:
@@ -131,6 +138,7 @@ def _foot(shape: JugShape, p: np.ndarray) -> np.ndarray:
 
 def _handle(shape: JugShape, p: np.ndarray) -> np.ndarray:
     loop, rod = shape.handle
+    p = p @ rotation_z(shape.turns_rad[0])
     x, z = p[..., 0] - shape.belly[0] + 0.004, p[..., 2] - shape.belly[2] - 0.022
     return np.hypot(np.hypot(x, z) - loop, p[..., 1]) - rod
 

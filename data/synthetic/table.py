@@ -10,7 +10,7 @@ import numpy as np
 
 from data.synthetic.geometry import Patch, Solid
 from data.synthetic.glaze import painted
-from data.synthetic.jug import make_jug
+from data.synthetic.jug import make_jug, on_handle
 from data.synthetic.things import (
     Desk,
     Maker,
@@ -59,7 +59,8 @@ def _desk(patches: list[Patch], room: list[Patch], solid: Solid) -> Desk:
 
 
 def _jug(m: Maker) -> list[Patch]:
-    return painted("object", make_jug(m.seed), m.density, m.rng())
+    solid = make_jug(m.seed)
+    return painted("object", solid, on_handle(m.seed, solid.vertices).astype(int), m.density, m.rng())
 
 
 def _books(m: Maker) -> list[Patch]:
