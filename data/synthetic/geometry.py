@@ -177,7 +177,7 @@ def closed_prism(outline: np.ndarray, patches: list[Patch]) -> Solid:
     """What ``prism`` gives, with its underside: one watertight piece; normals are averaged along the edges."""
     top, wall = patches
     rim = wall.vertices.reshape(-1, len(outline), 3)[0]
-    floor = np.stack([rim, np.broadcast_to(rim[:-1].mean(axis=0), rim.shape)])
+    floor = np.stack([np.broadcast_to(rim[:-1].mean(axis=0), rim.shape), rim])  # its rows go outwards, so it faces down
     under = surface(top.name, floor, top.texture)
     offsets = np.cumsum([0, *(len(p.vertices) for p in (top, wall))])
     faces = [p.faces + o for p, o in zip((top, wall, under), offsets, strict=True)]

@@ -18,9 +18,9 @@ from skimage.measure import marching_cubes
 
 from data.synthetic.geometry import Solid, rotation_z
 
-CELL = 0.0008  # metres; linear interpolation on this grid is off by 0.02 mm on the handle, the most bent part
+CELL = 0.001  # metres; linear interpolation on this grid is off by 0.03 mm on the handle, the most bent part
 CLEARANCE = 0.01 * CELL
-GRID_LOW, GRID_HIGH = np.array([-0.09, -0.09, -0.0061]), np.array([0.09, 0.09, 0.1423])
+GRID_LOW, GRID_HIGH = np.array([-0.0743, -0.0743, -0.0061]), np.array([0.075, 0.075, 0.1423])
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from data.poses import look_at
 DISTANCE = 0.27  # metres, about as close as a phone gets to a card it should read
 
 
-ORBIT_DISTANCE = 0.30  # metres, at which the jug takes a little more than half of the picture's height
+ORBIT_DISTANCE = 0.26  # metres, at which the jug takes some two thirds of the picture's height
 
 
 def smooth_noise(rng: np.random.Generator, count: int, low: float, high: float) -> np.ndarray:
