@@ -109,6 +109,7 @@ def test_the_command_says_in_one_line_what_is_wrong_and_writes_nothing(tmp_path,
     (tmp_path / "photos" / "a.png").touch()
     for arguments, said in (
         ([str(tmp_path / "photos")], "is there already"),
+        (["."], "is there already"),
         ([str(tmp_path / "new"), "--seed", "-1"], "seed is -1; allowed"),
         ([str(tmp_path / "new"), "--size", "8"], "size is 8; allowed"),
         ([str(tmp_path / "new"), "--test", "0"], "test is 0; allowed"),

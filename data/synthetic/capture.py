@@ -30,7 +30,8 @@ from data.synthetic.card import CARD_SIZE
 from data.synthetic.geometry import Solid
 from data.synthetic.path import DISTANCE, ORBIT_DISTANCE, arc_poses, orbit_poses
 from data.synthetic.render import render_all
-from data.synthetic.scene import LIGHT_DIRECTION, Scene, build_scene
+from data.synthetic.scene import ATLAS_WIDTH, LIGHT_DIRECTION, Scene, build_scene
+from data.synthetic.things import DESK_HALF
 from fieldbook.errors import UserError, nearest
 from fieldbook.files import atomic_dir, atomic_path, write_json
 from fieldbook.layout import SceneFiles
@@ -110,8 +111,8 @@ def _subject(spec: dict[str, Any]) -> str:
 
 
 def texels_per_metre(camera: Camera, distance: float) -> float:
-    """Density of pictures a little finer than the pixels are at a distance in metres."""
-    return round(1.15 * camera.fx / distance, 1)
+    """Density of pictures a little finer than the pixels are at a distance in metres, as far as the desk's fits."""
+    return min(round(1.15 * camera.fx / distance, 1), (ATLAS_WIDTH - 1) / (2 * DESK_HALF))
 
 
 def _write_film(video: Path, truth: Path, scene: Scene, camera: Camera, poses: np.ndarray, names: list[str]) -> None:

@@ -92,7 +92,7 @@ def write_sample(folder: Path, form: str, seed: int, views: Views | None = None)
     Both: ``object.ply``, watertight, in the format's world: for ``neus`` in metres, not in the unit ball.
 
     Args:
-        folder: New, or empty.
+        folder: New.
         form: ``blender`` or ``neus``.
         seed: Of the jug; the same jug as a capture's of this seed.
         views: Numbers and size of the pictures.
@@ -101,14 +101,14 @@ def write_sample(folder: Path, form: str, seed: int, views: Views | None = None)
         ``train``, ``test``, ``size``, and ``centre`` and ``radius`` of the jug's ball in metres.
 
     Raises:
-        UserError: An unknown format, a seed out of range, or a folder with something in it.
+        UserError: An unknown format, a seed out of range, or a folder that is there.
     """
     if not (isinstance(seed, int) and 0 <= seed < 1 << 32):
         raise UserError(f"seed is {seed!r}; allowed: an integer from 0 to {(1 << 32) - 1}")
     writers = {"blender": _write_blender, "neus": _write_neus}
     if form not in writers:
         raise UserError(f"no format {form!r}; {nearest(form, FORMATS)}")
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    if folder.exists():
         raise UserError(f"{folder} is there already; give a new folder, or delete it")
     views = views or Views()
     camera = sample_camera(views.size)
