@@ -139,6 +139,7 @@ REFERENCE = Document(
             "requested": whole(),
             "registered": whole(),
             "mean_reprojection_error": maybe(number),
+            "world": _SIM3,
         },
     ),
     _again("reference"),

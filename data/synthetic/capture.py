@@ -67,7 +67,7 @@ def make_capture(files: SceneFiles, spec: dict[str, Any]) -> dict[str, Any]:
     names = [f"frame_{k:05d}" for k in range(count)]
     with atomic_dir(files.truth) as truth, atomic_path(files.source_video) as video:
         _write_film(video, truth, scene, camera, poses, names)
-        _write_mesh(truth / "mesh.ply", scene)
+        _write_mesh(truth / files.truth_mesh.name, scene)
         write_json(truth / "scene.json", _description(seed, camera, scene, dict(zip(names, poses, strict=True))))
     size = files.source_video.stat().st_size
     log.info("synthetic capture: %d frames of %dx%d, %d bytes", count, width, height, size)
