@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import trimesh
+from trimesh.exchange.ply import load_ply
 
 from data.points import Damaged, read_header
 from data.poses import Sim3
@@ -89,7 +90,7 @@ def read_mesh(path: Path) -> Mesh:
 
 def _parse(content: bytes) -> tuple[np.ndarray, np.ndarray]:
     try:
-        parts = trimesh.exchange.ply.load_ply(io.BytesIO(content), fix_texture=False, skip_materials=True)
+        parts = load_ply(io.BytesIO(content), fix_texture=False, skip_materials=True)
         vertices = np.asarray(parts["vertices"], dtype=np.float64).reshape(-1, 3)
         faces = np.asarray(parts.get("faces", np.zeros((0, 3)))).reshape(-1, 3).astype(np.int64)
     except (MemoryError, KeyboardInterrupt):

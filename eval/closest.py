@@ -11,11 +11,11 @@ different sizes are searched size by size, since the largest radius bounds all.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 from trimesh.triangles import closest_point
 
 PAIRS = 1 << 20  # of points and triangles, looked at at once
@@ -41,7 +41,7 @@ def nearest_points(points: np.ndarray, cloud: np.ndarray) -> Nearest:
     """Nearest of ``cloud`` ``[m, 3]``, which may be empty, for each of ``points`` ``[n, 3]``."""
     if not len(cloud) or not len(points):
         return _nowhere(len(points))
-    distance, index = cKDTree(cloud).query(points)
+    distance, index = KDTree(cloud).query(points)
     return Nearest(distance, index)
 
 
@@ -81,7 +81,7 @@ class _Discs:
 
 
 def _discs(corners: np.ndarray, starts: np.ndarray, normals: np.ndarray) -> _Discs:
-    """Discs round groups of points: ``corners`` ``[c, 3]`` from ``starts`` ``[m]`` on, across ``normals`` ``[m, 3]``."""
+    """Discs across ``normals`` ``[m, 3]`` round groups of ``corners`` ``[c, 3]``, which begin at ``starts`` ``[m]``."""
     counts = np.diff(starts, append=len(corners))
     centres = np.add.reduceat(corners, starts) / counts[:, None]
     group = np.repeat(np.arange(len(starts)), counts)
@@ -96,35 +96,38 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     return np.where(length > 0, vectors / np.maximum(length, 1e-300), [0.0, 0.0, 1.0])
 
 
-def _leaves(node: object) -> Iterator[tuple[int, int]]:
-    """Where the leaves of a k-d tree begin and end among its indices, in order."""
-    waiting: list = [node]
+def _leaves(tree: KDTree) -> list[np.ndarray]:
+    """Indices of what is in each leaf of a k-d tree."""
+    waiting: list[Any] = [tree.tree]
+    leaves = []
     while waiting:
         node = waiting.pop()
-        if node.split_dim == -1:
-            yield node.start_idx, node.end_idx
+        if isinstance(node, KDTree.leafnode):
+            leaves.append(node.idx)
         else:
-            waiting += [node.greater, node.lesser]
+            waiting += [node.greater, node.less]
+    return leaves
 
 
 class _Search:
     """Improves what was found by triangles ``[f, 3, 3]`` of about one size; ``number`` is theirs among all."""
 
     def __init__(self, points: np.ndarray, triangles: np.ndarray, number: np.ndarray, found: Nearest):
-        tree = cKDTree(triangles.mean(axis=1), leafsize=BUNCH)
-        order = tree.indices
+        leaves = _leaves(KDTree(triangles.mean(axis=1), leafsize=BUNCH))
+        order, sizes = np.concatenate(leaves), np.array([len(leaf) for leaf in leaves])
         self.points, self.found = points, found
         self.triangles, self.number = triangles[order], number[order]
         corners = self.triangles.reshape(-1, 3)
         crosses = np.cross(self.triangles[:, 1] - self.triangles[:, 0], self.triangles[:, 2] - self.triangles[:, 0])
         self.single = _discs(corners, np.arange(0, len(corners), 3), _unit(crosses))
-        self.starts, self.ends = np.array(list(_leaves(tree.tree))).T
+        self.ends = np.cumsum(sizes)
+        self.starts = self.ends - sizes
         self.bunch = _discs(corners, 3 * self.starts, _unit(np.add.reduceat(crosses, self.starts)))
 
     def run(self) -> None:
         """Look at the nearest triangles, then at bunches until none can hold anything nearer."""
         open_ = self._nearest_centroids()
-        tree, seen = cKDTree(self.bunch.centres), 0
+        tree, seen = KDTree(self.bunch.centres), 0
         reach = float(np.hypot(self.bunch.radii, self.bunch.halves).max())
         k = min(FIRST_BUNCHES, len(self.starts))
         while len(open_) and k > seen:
@@ -138,7 +141,7 @@ class _Search:
 
     def _nearest_centroids(self) -> np.ndarray:
         """Look at the triangles with the nearest centroids; the points that are not done with that."""
-        tree, k = cKDTree(self.single.centres), min(FIRST, len(self.triangles))
+        tree, k = KDTree(self.single.centres), min(FIRST, len(self.triangles))
         reach, left = float(self.single.radii.max()), []
         for part in _parts(np.arange(len(self.points)), k):
             distance, index = tree.query(self.points[part], k=np.arange(1, k + 1))

@@ -244,6 +244,13 @@ RESUME = Document(
     _again("train"),
 )
 RUN = Document(record({}, {"spec": record({}), "config": record({}), "versions": record({})}), _again("train"))
+MESH = Document(
+    record(
+        {"space": shapes.word("world", "scene"), "world_from_scene": _SIM3, "aabb_scene": shapes.box},
+        {"vertices": whole(), "faces": whole(), "components": whole(), "watertight": shapes.boolean},
+    ),
+    _again("mesh"),
+)
 STATUS = Document(
     record(
         {"state": shapes.word("ok", "infeasible"), "stage": text},

@@ -11,11 +11,11 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
-from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
 
 from data.synthetic.desk import Desk, make_desk
 from data.synthetic.geometry import Patch
+from data.tracing import embree_scene
 
 LIGHT_DIRECTION = np.array([-0.42, 0.30, 0.86]) / np.linalg.norm([-0.42, 0.30, 0.86])
 LIGHT_SPREAD = 0.11  # radius of the lamp over its distance: how soft shadows are
@@ -76,7 +76,7 @@ def build_scene(seed: int, texels_per_metre: float) -> Scene:
         vertices=vertices,
         faces=faces,
         colours=np.clip(colours, 0, 255).astype(np.uint8),
-        tracer=_embree(vertices, faces),
+        tracer=embree_scene(vertices, faces),
         plane=plane,
         chart=chart,
         patch=owner,
@@ -95,12 +95,6 @@ def _merge(patches: list[Patch]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.concatenate([p.vertices for p in patches]), faces, owner
 
 
-def _embree(vertices: np.ndarray, faces: np.ndarray) -> EmbreeScene:
-    scene = EmbreeScene()
-    TriangleMesh(scene=scene, vertices=vertices.astype(np.float32), indices=faces.astype(np.int32))
-    return scene
-
-
 def _bake(patches: list[Patch]) -> np.ndarray:
     """Light per vertex: a soft lamp with shadows, and ambient light less what stands near.
 
@@ -110,7 +104,7 @@ def _bake(patches: list[Patch]) -> np.ndarray:
     vertices, faces, _ = _merge(patches)
     normals = np.concatenate([p.normals for p in patches])
     origins = (vertices + 4e-4 * normals).astype(np.float32)
-    tracer = _embree(vertices, faces)
+    tracer = embree_scene(vertices, faces)
     lamp = _disc_directions(16, LIGHT_SPREAD)
     lit = sum((tracer.run(origins, _repeat(d, origins)) < 0).astype(float) for d in lamp) / len(lamp)
     direct = np.clip(normals @ LIGHT_DIRECTION, 0, None) * lit

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 from skimage.measure import marching_cubes
 
 from fieldbook.errors import Infeasible
@@ -186,7 +186,7 @@ def _sew(pieces: list[tuple[int, np.ndarray, np.ndarray]]) -> tuple[np.ndarray, 
         number = np.full(len(vertices), -1)
         first = np.flatnonzero(vertices[:, 0] < _SAME)
         if seam is not None and len(first) and len(seam[0]):
-            distance, partner = cKDTree(seam[0]).query(vertices[first, 1:])
+            distance, partner = KDTree(seam[0]).query(vertices[first, 1:])
             number[first] = np.where(distance < _SAME, seam[1][partner.clip(max=len(seam[1]) - 1)], -1)
         new = number < 0
         number[new] = count + np.arange(new.sum())

@@ -34,6 +34,11 @@ def held_out_views(dataset: DatasetFiles) -> list[View]:
     return [_view_of_frame(f) for f in frames_of_split(read_transforms(dataset.transforms), "test")]
 
 
+def training_views(dataset: DatasetFiles) -> list[View]:
+    """Cameras of the training list, named after their frames."""
+    return [_view_of_frame(f) for f in frames_of_split(read_transforms(dataset.transforms), "train")]
+
+
 def _view_of_frame(frame: dict[str, Any]) -> View:
     camera = Camera(frame["w"], frame["h"], frame["fl_x"], frame["fl_y"], frame["cx"], frame["cy"])
     return View(Path(frame["file_path"]).stem, camera, np.array(frame["transform_matrix"], dtype=np.float64))
