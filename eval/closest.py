@@ -42,7 +42,7 @@ def nearest_points(points: np.ndarray, cloud: np.ndarray) -> Nearest:
     if not len(cloud) or not len(points):
         return _nowhere(len(points))
     distance, index = KDTree(cloud).query(points)
-    return Nearest(distance, index)
+    return Nearest(np.asarray(distance), np.asarray(index))
 
 
 def nearest_on_triangles(points: np.ndarray, triangles: np.ndarray) -> Nearest:
@@ -133,7 +133,7 @@ class _Search:
         while len(open_) and k > seen:
             left = []
             for part in _parts(open_, k):
-                distance, index = tree.query(self.points[part], k=np.arange(seen + 1, k + 1))
+                distance, index = tree.query(self.points[part], k=_ranks(seen + 1, k))
                 self._open(part, distance, index, reach)
                 left.append(part[distance[:, -1] - reach < self.found.distance[part]])
             open_ = np.concatenate(left)
@@ -144,12 +144,12 @@ class _Search:
         tree, k = KDTree(self.single.centres), min(FIRST, len(self.triangles))
         reach, left = float(self.single.radii.max()), []
         for part in _parts(np.arange(len(self.points)), k):
-            distance, index = tree.query(self.points[part], k=np.arange(1, k + 1))
+            distance, index = tree.query(self.points[part], k=_ranks(1, k))
             self._improve(np.repeat(part, k), index.ravel())
             left.append(part[distance[:, -1] - reach < self.found.distance[part]])
         return np.concatenate(left)
 
-    def _open(self, part: np.ndarray, distance: np.ndarray, index: np.ndarray, reach: float) -> None:
+    def _open(self, part: np.ndarray, distance: np.ndarray, index: Any, reach: float) -> None:
         row, column = np.nonzero(distance - reach < self.found.distance[part][:, None])
         point, bunch = part[row], index[row, column]
         worth = self.bunch.at_least(self.points[point], bunch) < self.found.distance[point] * _ROUNDING
@@ -170,6 +170,11 @@ class _Search:
         first = first[close[first] < self.found.distance[point[first]]]
         self.found.distance[point[first]] = close[first]
         self.found.index[point[first]] = self.number[triangle[first]]
+
+
+def _ranks(first: int, last: int) -> Any:
+    """Which neighbours to ask a k-d tree for; from 1 on."""
+    return np.arange(first, last + 1)
 
 
 def _parts(indices: np.ndarray, each: int) -> list[np.ndarray]:

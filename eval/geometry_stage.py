@@ -14,6 +14,7 @@ from data.pictures import load_picture
 from data.poses import Camera, Sim3
 from data.world import IDENTITY, given_from_scene, is_synthetic
 from eval.geometry import POINTS, Comparison, Side, compare
+from eval.geometry_columns import AVAILABLE, fscore_columns
 from eval.regions import CUBE, Region, region_of
 from eval.sampling import sample
 from eval.visibility import MaskView, dilated, inside_masks, seen_by
@@ -24,7 +25,6 @@ from fieldbook.layout import DatasetFiles, RunFiles, SceneFiles
 from methods.runner.transforms import scene_of
 from methods.runner.views import training_views
 
-AVAILABLE = "available"
 NO_MASK = "none"
 ALL_VIEWS = "all"
 _SYNTHETIC = {"path": None, "space": "world", "region": CUBE}
@@ -146,13 +146,6 @@ def _numbers(found: Comparison, thresholds: list[float], world_per_scene: float 
     numbers |= {f"{name}_scene": value for name, value in found.lengths().items()}
     if world_per_scene is not None:
         numbers |= {f"{name}_world": value for name, value in found.lengths(world_per_scene).items()}
-    for k, (given, score) in enumerate(zip(thresholds, found.fscores, strict=False)):
-        names = fscore_names(k, given)
+    for names, score in zip(fscore_columns(thresholds), found.fscores, strict=False):
         numbers |= dict(zip(names, (score.fscore, score.precision, score.recall), strict=True))
     return numbers | found.ratios()
-
-
-def fscore_names(position: int, threshold: float) -> tuple[str, str, str]:
-    """Names of F-score, precision and recall at a threshold of the list; the first one's need no number."""
-    tail = f":{threshold:g}" if position else ""
-    return f"fscore{tail}", f"precision{tail}", f"recall{tail}"
