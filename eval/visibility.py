@@ -50,10 +50,10 @@ def inside_masks(points: np.ndarray, views: Iterable[MaskView], fewest: int | No
 
 def dilated(mask: np.ndarray, pixels: int) -> np.ndarray:
     """A mask ``[h, w]`` bool, larger by a disc's radius."""
-    if pixels == 0:
+    if pixels == 0 or not mask.any():
         return mask
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * pixels + 1,) * 2)
-    return cv2.dilate(mask.astype(np.uint8), disc) > 0
+    far = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return far <= pixels + 1e-3
 
 
 def seen_by(points: np.ndarray, cameras: Iterable[tuple[Camera, np.ndarray]], triangles: np.ndarray) -> np.ndarray:

@@ -49,7 +49,9 @@ class BallModel(Model):
         root = b**2 - ((origin**2).sum(-1, keepdim=True) - self.config.radius**2)
         depth = torch.where(root > 0, -b - root.clamp(min=0).sqrt(), 2.0)
         normal = torch.where(root > 0, (origin + depth * direction) / self.config.radius, 0.0)
-        sky = torch.stack([0.5 + 0.4 * direction[..., 2], 0.3 + 0.1 * direction[..., 0], direction[..., 0] * 0 + 0.8], -1)
+        sky = torch.stack(
+            [0.5 + 0.4 * direction[..., 2], 0.3 + 0.1 * direction[..., 0], direction[..., 0] * 0 + 0.8], -1
+        )
         hit = (root > 0).float()
         foreground = hit * self.colour(normal)
         rgb = foreground + (1 - hit) * sky
