@@ -12,7 +12,8 @@ from data.meshes import Mesh
 from eval.regions import Region
 
 MOST_DRAWS = 64
-"""For each point wanted: a region that a large triangle only grazes gets fewer points."""
+"""For each point wanted: a region that hardly touches the surface gets fewer points."""
+MOST_SPLITS = 16
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,13 @@ def sample(mesh: Mesh, count: int, seed: list[int], region: Region | None = None
     """
     if mesh.is_points:
         return Sample(_drawn(_inside(mesh.vertices, region), count, seed), None)
-    faces = mesh.faces if region is None else mesh.faces[region.may_touch(mesh.vertices[mesh.faces])]
-    normals, areas = face_normals(mesh.vertices[faces])
+    triangles = mesh.vertices[mesh.faces]
+    if region is not None:
+        triangles = _near(triangles, region)
+    normals, areas = face_normals(triangles)
     if not areas.sum() > 0:
         return Sample(np.zeros((0, 3)), np.zeros((0, 3)))
-    made, found = Trimesh(mesh.vertices, faces, process=False), []
+    made, found = Trimesh(triangles.reshape(-1, 3), np.arange(3 * len(triangles)).reshape(-1, 3), process=False), []
     points, drawn = 0, 0
     while points < count and drawn < MOST_DRAWS * count:
         place, face = sample_surface(made, count, face_weight=areas, seed=[*seed, drawn])[:2]
@@ -56,6 +59,21 @@ def sample(mesh: Mesh, count: int, seed: list[int], region: Region | None = None
         points, drawn = points + int(keep.sum()), drawn + count
     place, normal = (np.concatenate(parts)[:count] for parts in zip(*found, strict=True))
     return Sample(place, normal)
+
+
+def _near(triangles: np.ndarray, region: Region) -> np.ndarray:
+    """The parts of ``triangles`` ``[f, 3, 3]`` that may reach into a region, none of them much larger than it."""
+    longest = region.half.max() / region.own_from_points.scale
+    for _ in range(MOST_SPLITS):
+        triangles = triangles[region.may_touch(triangles)]
+        large = np.linalg.norm(triangles - np.roll(triangles, 1, axis=1), axis=2).max(axis=1, initial=0) > longest
+        if not large.any():
+            break
+        a, b, c = triangles[large].transpose(1, 0, 2)
+        ab, bc, ca = (a + b) / 2, (b + c) / 2, (c + a) / 2
+        quarters = [np.stack(corners, axis=1) for corners in ((a, ab, ca), (ab, b, bc), (ca, bc, c), (ab, bc, ca))]
+        triangles = np.concatenate([triangles[~large], *quarters])
+    return triangles
 
 
 def face_normals(triangles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

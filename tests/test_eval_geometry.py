@@ -176,6 +176,14 @@ def test_a_region_gets_all_the_points_however_small_its_share_of_the_area():
     assert (found.points[:, 2] == 0).all()
 
 
+def test_a_large_triangle_that_a_region_touches_gives_all_the_points_too():
+    region = sphere_region(np.array([3.0, 4.0, 0.0]), 0.01)
+    found = sample(square((-50, -50, 0), 100), 2000, [0], region)
+    assert len(found.points) == 2000
+    np.testing.assert_allclose(found.points.mean(axis=0), [3, 4, 0], atol=1e-3)
+    assert (np.linalg.norm(found.points - [3, 4, 0], axis=1) < 0.005).mean() == pytest.approx(0.25, abs=0.03)
+
+
 @pytest.mark.parametrize("turn", [0.0, 30.0])
 def test_regions_hold_what_lies_in_them(turn):
     rotation = trimesh.transformations.rotation_matrix(math.radians(turn), [0, 0, 1])[:3, :3]

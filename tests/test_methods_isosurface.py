@@ -111,6 +111,11 @@ def test_a_distance_that_only_nearly_reaches_0_has_no_surface():
         extract(lambda p: np.abs(p[:, 2]) + 0.005, BOX, 64, CHUNK)
 
 
+def test_a_surface_between_the_samples_is_said_to_be_too_small():
+    with pytest.raises(Infeasible, match="smaller than a cell"):
+        extract(lambda p: np.linalg.norm(p - 1 / 63, axis=1) - 0.002, BOX, 4, CHUNK)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_distance_that_is_not_a_number_is_a_result_not_a_mesh(value):
     def sdf(points: np.ndarray) -> np.ndarray:

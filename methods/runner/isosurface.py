@@ -110,11 +110,11 @@ def extract(
 
 
 def _nothing(low: float, high: float) -> tuple[str, dict[str, float]]:
-    side = "outside" if low > 0 else "inside"
-    reason = (
-        f"the model has no surface: its signed distance is {side} everywhere in its box, from {low:.4g} to {high:.4g}"
-    )
-    return reason, {"sdf_min": low, "sdf_max": high}
+    span, numbers = f"from {low:.4g} to {high:.4g}", {"sdf_min": low, "sdf_max": high}
+    if low < 0 < high:
+        return f"the model's surface is smaller than a cell: its signed distance goes {span}; raise resolution", numbers
+    side = "inside" if low < 0 else "outside"
+    return f"the model has no surface: its signed distance is {side} everywhere in its box, {span}", numbers
 
 
 def _values(sdf: Sdf, grid: Grid, first_layer: int, last_layer: int, chunk: int) -> np.ndarray:
