@@ -292,7 +292,11 @@ STUDY = Document(
                 )
             ),
         },
-        {"scenes": mapping(record({}), shapes.name), "paths": mapping(record({}), shapes.name), "config": record({})},
+        {
+            "scenes": mapping(record({}), shapes.name),
+            "paths": mapping(record({}), shapes.name),
+            "config": record({}, {"geometry": record({}, {"thresholds": many(positive)})}),
+        },
     ),
     _again("tables"),
 )

@@ -233,7 +233,7 @@ def method_entry(method: str) -> Method:
 
 def gives_mesh(run: Mapping[str, Any]) -> bool:
     """Whether a mesh is taken of a run, given its spec: its method is in the table with a surface."""
-    return not runs_commands(run) and "mesh" in method_entry(run["method"]).gives
+    return not runs_commands(run) and "mesh" in method_entry(str(run.get("method"))).gives
 
 
 def preset_overrides(method: str, preset: str) -> dict[str, Any]:
