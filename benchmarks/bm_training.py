@@ -22,23 +22,25 @@ from typing import Any
 
 import torch
 from common import in_turn, median, spread, synchronise, write
+from torch_neus import copy_model, on_kernels, on_torch
 
 from data.alpha import background_colour
 from fieldbook.files import read_json
 from fieldbook.layout import DatasetFiles, RunFiles
 from fieldbook.scenes import load_study
-from methods.hash_nerf.model import blend
+from methods.backgrounds import blend
 from methods.runner.offline import quiet
 from methods.runner.setup import build_config, reproducible, seed_everything
 from methods.runner.train import Trainer
 
 STUDIES = Path(__file__).parent / "studies"
 BATCH = 4096  # nerfacto's batch
-HASH, PEER = "hash-nerf", "nerfacto"
+HASH, PEER, SURFACE_LAPTOP = "hash-nerf", "nerfacto", "neus-hash laptop"
 CONTESTANTS: dict[str, dict[str, Any]] = {
     "hash-nerf laptop": {"method": HASH, "preset": "laptop"},
     "nerfacto as published": {"method": PEER, "preset": "paper"},
     "nerfacto laptop": {"method": PEER, "preset": "laptop"},
+    SURFACE_LAPTOP: {"method": "neus-hash", "preset": "laptop"},
     # The preset's 2e-2 suits a capture with a background; before a white one it stops learning.
     "nerfacto laptop, lr 3e-3": {
         "method": PEER,
@@ -47,6 +49,13 @@ CONTESTANTS: dict[str, dict[str, Any]] = {
     },
 }
 SAME_BATCH = {"pipeline.max_rays": BATCH, "pipeline.target_samples": 1 << 30}
+SURFACE, PEER_SURFACE, SURFACE_BATCH = "neus-hash", "the same on torch", 1024
+SAME_SURFACE_BATCH = {
+    "first_rays": SURFACE_BATCH,
+    "min_rays": SURFACE_BATCH,
+    "max_rays": SURFACE_BATCH,
+    "max_stride": 1.0,
+}
 PIXELS = 8192
 CHUNK = 2048
 
@@ -66,7 +75,11 @@ class Contest:
     def __init__(self, spec: dict[str, Any], dataset: DatasetFiles, folder: Path, device: str = "cpu"):
         run = RunFiles(folder / "bench" / spec["method"] / "run")
         run.root.mkdir(parents=True, exist_ok=True)
+        spec = dict(spec)
+        change = spec.pop("change", None)
         config = build_config(run, dataset, {"overrides": {}, "device": device, **spec})
+        if change is not None:
+            change(config)
         seed_everything(0)
         self.trainer = Trainer(config, run)
         self.trainer.build()
@@ -145,6 +158,30 @@ def speed(dataset: DatasetFiles, rounds: int, warm_up_s: float) -> dict[str, Any
     return {"rays_per_s": rates, "times_s": times, "ratio": ratio}
 
 
+def surface_speed(dataset: DatasetFiles, rounds: int, steps: int = 200) -> dict[str, Any]:
+    """Training rays per second of neus-hash and of the same model on torch's operations, in turn.
+
+    Both have the same weights and occupancy grid, those of ours after ``steps`` steps.
+    """
+    rays = {f"pipeline.{key}": value for key, value in SAME_SURFACE_BATCH.items()}
+    spec = {"method": SURFACE, "preset": "laptop", "overrides": rays}
+    both = {SURFACE: {**spec, "change": on_kernels}, PEER_SURFACE: {**spec, "change": on_torch}}
+    with contests(dataset, both) as running:
+        ours, peer = running[SURFACE], running[PEER_SURFACE]
+        while ours.steps < steps:
+            ours.step()
+        peer.steps = ours.steps
+        apart = copy_model(ours.trainer.pipeline.model, peer.trainer.pipeline.model)
+        times = in_turn({name: contest.step for name, contest in running.items()}, rounds)
+    rates = {name: SURFACE_BATCH / median(t) for name, t in times.items()}
+    ratio = rates[SURFACE] / rates[PEER_SURFACE]
+    print(f"\nTraining rays/s of {SURFACE} at {SURFACE_BATCH} rays a step (median of {rounds}, largest/smallest time)")
+    for name, rate in rates.items():
+        print(f"  {name:<28}{rate:>10.0f}   {spread(times[name]):.2f}")
+    print(f"  ratio {ratio:.1f}  (must 4, aim 8); the two models differ by {apart:.1e}")
+    return {"rays_per_s": rates, "times_s": times, "ratio": ratio, "difference": apart}
+
+
 def quality(dataset: DatasetFiles, marks: list[float], names: list[str]) -> dict[str, Any]:
     """Test PSNR of contestants after so many seconds of training."""
     curves: dict[str, list[dict[str, float]]] = {}
@@ -204,6 +241,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small scene and short times, under 2 minutes")
     parser.add_argument("--scenes", nargs="+", default=["lego", "card"], help="names of studies in benchmarks/studies")
+    parser.add_argument("--surface", action="store_true", help="neus-hash: against torch, and its PSNR over time")
     parser.add_argument("--profile", action="store_true", help="only print where hash-nerf's time goes")
     parser.add_argument("--until", nargs="+", type=float, metavar="DB", help="only measure the time to these PSNRs")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="where --until trains")
@@ -212,13 +250,17 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     marks = [5.0, 10.0] if args.quick else [30.0 * k for k in range(1, 11)]
-    names = list(CONTESTANTS)[: 2 if args.quick else None]
+    names = [name for name in CONTESTANTS if name != SURFACE_LAPTOP][: 2 if args.quick else None]
     results = {}
     for scene in ["quick"] if args.quick else args.scenes:
         print(f"\n== {scene}")
         dataset = make_dataset(scene, args.threads)
         if args.profile:
             profile(dataset)
+        elif args.surface:
+            rounds, steps = (3, 40) if args.quick else (7, 200)
+            fast = surface_speed(dataset, rounds, steps)
+            results[scene] = {**fast, **quality(dataset, marks, [SURFACE_LAPTOP])}
         elif args.until:
             results[scene] = time_to(dataset, args.until, args.device)
         else:

@@ -75,6 +75,8 @@ class SceneFrame:
         near: Distance along rays in front of everything seen, positive.
         far: Distance along rays behind it.
         bounds: ``[2, 3]`` lowest and highest corner.
+        bounds_source: ``box`` (the capture's own, which holds the object) or ``points`` (all that was seen, and the
+            cameras).
         camera_distance_mean: Mean camera-POI distance.
         camera_height_mean: Mean height of the cameras above the POI along +z.
         uncertainty: How sure the frame is; plain numbers.
@@ -88,6 +90,7 @@ class SceneFrame:
     near: float
     far: float
     bounds: np.ndarray
+    bounds_source: str
     camera_distance_mean: float
     camera_height_mean: float
     uncertainty: dict[str, float | int | None]
@@ -141,6 +144,7 @@ def scene_frame_from(
         near=near,
         far=far,
         bounds=bounds,
+        bounds_source="points" if box is None else "box",
         camera_distance_mean=float(np.linalg.norm(centres_in_scene, axis=1).mean()),
         camera_height_mean=float(centres_in_scene[:, 2].mean()),
         uncertainty=_uncertainty(poses, found, meeting, plane, sim.scale),

@@ -27,7 +27,7 @@ from methods.runner.views import training_views
 
 NO_MASK = "none"
 ALL_VIEWS = "all"
-_SYNTHETIC = {"path": None, "space": "world", "region": CUBE}
+_SYNTHETIC = {"path": None, "space": "world", "part": "all", "region": CUBE}
 
 
 def compare_run(run: RunFiles, dataset: DatasetFiles, spec: dict[str, Any]) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def _truth(scene: SceneFiles, surface: dict[str, Any], world_from_scene: Sim3) -
     if surface["path"] is not None:
         path, space = user_path(surface["path"]), surface["space"]
     elif is_synthetic(scene):
-        path, space = scene.truth_mesh, "world"
+        path, space = scene.truth_object if surface["part"] == "object" else scene.truth_mesh, "world"
     else:
         return None
     return read_mesh(path).moved(_space_from_scene(scene, space, world_from_scene).inverse())

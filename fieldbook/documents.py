@@ -270,6 +270,7 @@ TRUTH = Document(
     record(
         {},
         {
+            "subject": shapes.word("card", "object"),
             "seed": whole(),
             "texels_per_metre": shapes.between(0, 1e5),
             "truth_from_camera": mapping(shapes.pose, shapes.name),

@@ -71,6 +71,11 @@ class SceneFiles:
         return self.truth / "mesh.ply"
 
     @property
+    def truth_object(self) -> Path:
+        """The synthetic capture's subject alone, a watertight mesh with normals, in the truth frame."""
+        return self.truth / "object.ply"
+
+    @property
     def raw(self) -> Path:
         """Frames as filmed, with the lens's distortion; input of the reference only."""
         return self.root / "raw"

@@ -15,6 +15,7 @@ from typing import Any
 from fieldbook.errors import UserError, nearest
 from methods.external.template import runs_commands
 from methods.hash_nerf.presets import PRESETS as HASH_NERF
+from methods.neus_hash.presets import PRESETS as NEUS_HASH
 
 Overrides = Mapping[str, Any]
 
@@ -202,9 +203,15 @@ _NEUS = Method(
 
 # Its own model blends pictures that have an alpha channel, over another colour at every ray.
 _HASH_NERF = Method(base={"pipeline.datamanager.dataparser.keep_alpha": True}, presets=HASH_NERF)
+_NEUS_HASH = Method(
+    gives=("rgb", "depth", "opacity", "normals", "mesh"),
+    base={"pipeline.datamanager.dataparser.keep_alpha": True},
+    presets=NEUS_HASH,
+)
 
 METHODS: dict[str, Method] = {
     "hash-nerf": _HASH_NERF,
+    "neus-hash": _NEUS_HASH,
     "nerfacto": _NERFACTO,
     "nerfacto-big": Method(base=_TORCH, presets={"paper": {}}),
     "nerfacto-huge": Method(base=_TORCH, presets={"paper": {}}),

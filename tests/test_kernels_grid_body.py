@@ -46,7 +46,8 @@ extern "C" void run(int pass, const int32_t* shape, int64_t points, const int64_
           const float *at_x = x + i * D, *v = DIRECTED ? along + i * D : nullptr;
           if (pass == 0) grid_forward<D, F, SMOOTH, HASHED, DIRECTED>(level, at_x, v, bounded, table, out + at);
           if (pass == 1)
-            grid_backward_table<D, F, SMOOTH, HASHED, DIRECTED>(level, at_x, v, bounded, grad + at, Add{out, F});
+            grid_backward_table<D, F, SMOOTH, HASHED, DIRECTED, false>(level, at_x, v, bounded, grad + at, nullptr,
+                                                                       Add{out, F});
           if (pass == 2)
             grid_backward_x<D, F, SMOOTH, HASHED, DIRECTED>(level, at_x, v, bounded, table, grad + at, out + i * D);
         }

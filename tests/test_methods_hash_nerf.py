@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -49,10 +48,9 @@ def test_every_position_lands_in_the_unit_cube(position: list[float], contracted
 @given(st.floats(0.1, 2000), st.integers(1, 40_000))
 @settings(deadline=None)
 def test_a_batch_stays_near_its_samples_and_within_its_rays(per_ray: float, rays: int):
-    from methods.hash_nerf.pipeline import next_batch
+    from methods.hash_nerf.pipeline import BatchSize, next_batch
 
-    config = SimpleNamespace(target_samples=16384, min_rays=512, max_rays=8192, max_stride=8.0)
-    wanted, stride = next_batch(per_ray, rays, config)
+    wanted, stride = next_batch(per_ray, rays, BatchSize(16384, 512, 8192, 8.0))
     assert 1 <= wanted <= min(8192, max(2 * rays, 1))
     assert 1 <= stride <= 8
     assert wanted * max(per_ray, 1) / stride <= 16384 * 1.001
@@ -74,9 +72,9 @@ def _rays(n: int):
 
 
 def test_marching_to_the_last_light_leaves_out_only_what_light_does_not_reach():
-    from methods.hash_nerf.visibility import march_visible
     from methods.kernels.compositing import composite
     from methods.kernels.marching import March, march, ray_aabb
+    from methods.kernels.visibility import march_visible
 
     spec = March(half=1.0, resolution=16, step_min=0.01)
     occupied = torch.ones(spec.shape, dtype=torch.bool)
@@ -214,9 +212,7 @@ def test_rendering_with_rays_falling_out_equals_compositing_every_sample(dataset
         colour = model.field.colour(raw, model.field.ray_features(directions, None), samples.ray_index)
     want = composite(density, colour, samples.t_start, samples.t_end, samples.offsets, early_stop=1e-4)
 
-    from methods.hash_nerf.rendering import render_rays
-
-    made = render_rays(model, origins, directions, near, far)
+    made = model.composited(origins, directions)
     # T is kept as 1 - opacity between rounds, so a ray may stop a sample later: 1e-4 of light.
     assert torch.allclose(made.rgb, want.rgb, atol=2e-4)
     assert torch.allclose(made.opacity, want.opacity, atol=2e-4)

@@ -13,8 +13,10 @@ import cv2
 import numpy as np
 from embreex.rtcore_scene import EmbreeScene
 
-from data.synthetic.desk import Desk, make_desk
+from data.synthetic.desk import make_desk
 from data.synthetic.geometry import Patch
+from data.synthetic.table import make_jug_alone, make_table
+from data.synthetic.things import Desk
 from data.tracing import embree_scene
 
 LIGHT_DIRECTION = np.array([-0.42, 0.30, 0.86]) / np.linalg.norm([-0.42, 0.30, 0.86])
@@ -41,8 +43,8 @@ class Scene:
         levels: ``[patches, LEVELS, 4]`` float32, left, top, width, height of each reduction in the atlas.
         density: ``[patches]`` float32 texels per metre at full size.
         atlas: ``[h, w, 3]`` uint8.
-        card_patches: ``[patches]`` bool.
-        card_face: Index of the patch with the card's printed face.
+        subject: ``[patches]`` bool, of the subject: the card, or the object.
+        seal_patch: Index of the patch with the card's printed face, whose seal shines; -1 where there is none.
     """
 
     desk: Desk
@@ -56,14 +58,26 @@ class Scene:
     levels: np.ndarray
     density: np.ndarray
     atlas: np.ndarray
-    card_patches: np.ndarray
-    card_face: int
+    subject: np.ndarray
+    seal_patch: int
+
+
+LAYOUTS = {"card": make_desk, "object": make_table, "object alone": make_jug_alone}
 
 
 @lru_cache(maxsize=2)
-def build_scene(seed: int, texels_per_metre: float) -> Scene:
-    """Make the scene of a seed; kept, because views of the same scene are asked for again and again."""
-    desk = make_desk(seed, texels_per_metre)
+def build_scene(seed: int, texels_per_metre: float, layout: str = "card") -> Scene:
+    """Make the scene of a seed; kept, because views of the same scene are asked for again and again.
+
+    Args:
+        seed: Of everything in it.
+        texels_per_metre: Density of its pictures.
+        layout: ``card``, ``object``, or ``object alone``, which floats in the room.
+    """
+    return _ready(LAYOUTS[layout](seed, texels_per_metre))
+
+
+def _ready(desk: Desk) -> Scene:
     patches = [*desk.patches, *desk.room]
     vertices, faces, owner = _merge(patches)
     light = np.concatenate([_bake(desk.patches), np.ones(sum(len(p.vertices) for p in desk.room))])
@@ -83,8 +97,8 @@ def build_scene(seed: int, texels_per_metre: float) -> Scene:
         levels=levels,
         density=np.array([_density(p) for p in patches], np.float32),
         atlas=atlas,
-        card_patches=np.array([name == "card" for name in names]),
-        card_face=names.index("card"),
+        subject=np.array([name == desk.subject for name in names]),
+        seal_patch=names.index("card") if desk.subject == "card" else -1,
     )
 
 

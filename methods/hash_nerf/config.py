@@ -57,6 +57,8 @@ class GridAdamConfig(OptimizerConfig):
     lr: float = 1e-2
     eps: float = 1e-15
     betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.0
+    """Decoupled, of all entries."""
 
 
 @dataclass

@@ -13,27 +13,22 @@ import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
-from nerfstudio.models.base_model import Model
 from torch import Tensor
 from torch.nn import functional as F
 
+from methods.backgrounds import BackgroundModel, mean_depth
 from methods.hash_nerf.config import HashNerfModelConfig
 from methods.hash_nerf.field import HashField, Space
-from methods.hash_nerf.rendering import render_rays
-from methods.hash_nerf.visibility import march_visible
-from methods.kernels.compositing import composite
+from methods.kernels.compositing import CompositeState, composite
 from methods.kernels.distortion import distortion
 from methods.kernels.marching import March, Samples, march, ray_aabb
 from methods.kernels.occupancy_grid import OccupancyGrid
 from methods.kernels.ray_points import ray_points
-from methods.runner.on_demand import Psnr
-
-COLOURS = {"white": 1.0, "black": 0.0}
-MET = 1e-2  # opacity below which a ray has no depth of its own
-UNKNOWN_BACKGROUND = 0.5  # what a random background is on average
+from methods.kernels.rendering import render_rays
+from methods.kernels.visibility import march_visible
 
 
-class HashNerfModel(Model):
+class HashNerfModel(BackgroundModel):
     """Hash grid marched through an occupancy grid."""
 
     config: HashNerfModelConfig
@@ -44,7 +39,6 @@ class HashNerfModel(Model):
         super().populate_modules()
         self.stride = 1.0  # how much longer the steps are while training; the pipeline's business
         config, low, high = self.config, *self.scene_box.aabb.float()
-        self.alpha_background: Tensor | None = (self.kwargs.get("metadata") or {}).get("background")
         unbounded = self.alpha_background is None if config.unbounded is None else config.unbounded
         centre, half = (low + high) / 2, float((high - low).max()) / 2
         self.register_buffer("centre", centre, persistent=False)
@@ -142,7 +136,7 @@ class HashNerfModel(Model):
         made = composite(
             density, colour, samples.t_start, samples.t_end, samples.offsets, early_stop=self.config.early_stop
         )
-        background = self._training_background(made.rgb)
+        background = self.training_background(made.rgb)
         outputs = {
             "rgb": made.rgb + (1 - made.opacity[:, None]) * background,
             "accumulation": made.opacity[:, None],
@@ -169,21 +163,20 @@ class HashNerfModel(Model):
         stop = self.config.training_stop
         return march_visible(rays, self.occupancy.occupied, spec, lambda x: self.field.density(x)[0], stop)
 
-    def _training_background(self, like: Tensor) -> Tensor:
-        if self.config.background == "random":
-            return torch.rand_like(like)
-        return torch.full_like(like, COLOURS[self.config.background])
+    @torch.no_grad()
+    def composited(self, origins: Tensor, directions: Tensor) -> CompositeState:
+        """Colour without background, opacity and depth of rays ``[N, 3]``, without gradients."""
+        features = self.field.ray_features(directions, None)
 
-    def render_background(self) -> Tensor:
-        """What stands behind rendered pictures, ``[3]``: the dataset's colour, else the one trained with."""
-        if self.alpha_background is not None:
-            return self.alpha_background.to(self.device)
-        return torch.full((3,), COLOURS.get(self.config.background, UNKNOWN_BACKGROUND), device=self.device)
+        def evaluate(points: Tensor, ray: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
+            density, raw = self.field.density(points)
+            return density, self.field.colour(raw, features, ray)
+
+        rays = (origins, directions, *self.ray_bounds(origins, directions))
+        return render_rays(rays, self.occupancy.occupied, self.march, evaluate, early_stop=self.config.early_stop)
 
     def _render(self, ray_bundle: RayBundle) -> dict[str, Tensor]:
-        origins, directions = ray_bundle.origins.contiguous(), ray_bundle.directions.contiguous()
-        near, far = self.ray_bounds(origins, directions)
-        made = render_rays(self, origins, directions, near, far)
+        made = self.composited(ray_bundle.origins.contiguous(), ray_bundle.directions.contiguous())
         opacity = made.opacity[:, None]
         return {
             "rgb": made.rgb + (1 - opacity) * self.render_background(),
@@ -191,55 +184,12 @@ class HashNerfModel(Model):
             "depth": mean_depth(made.depth[:, None], opacity, self.config.far_plane),
         }
 
-    def _truth(self, outputs: Any, batch: Any) -> Tensor:
-        background = outputs["background"] if "background" in outputs else self.render_background()
-        return blend(batch["image"].to(self.device), background)
-
     def get_loss_dict(self, outputs: Any, batch: Any, metrics_dict: Any = None) -> dict[str, Tensor]:
         """Colour loss against the pictures blended over the step's background, and the distortion loss."""
-        truth = self._truth(outputs, batch)
+        truth = self.truth(outputs, batch)
         made = outputs["rgb"]
         error = F.huber_loss(made, truth, delta=0.1) if self.config.loss == "huber" else F.mse_loss(made, truth)
         losses = {"rgb_loss": error}
         if "distortion" in outputs:
             losses["distortion_loss"] = self.config.distortion_loss_mult * outputs["distortion"].mean()
         return losses
-
-    def get_metrics_dict(self, outputs: Any, batch: Any) -> dict[str, Tensor]:
-        """``psnr`` of the batch, ``num_samples`` of its rays."""
-        if "num_samples" not in outputs:
-            return {}
-        with torch.no_grad():
-            error = F.mse_loss(outputs["rgb"], self._truth(outputs, batch))
-        return {"psnr": -10 * torch.log10(error), "num_samples": outputs["num_samples"]}
-
-    def get_image_metrics_and_images(self, outputs: Any, batch: Any) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """PSNR of a whole picture, and truth and prediction side by side, for nerfstudio's own tools."""
-        truth = blend(batch["image"].to(self.device), self.render_background())
-        psnr = Psnr()(outputs["rgb"], truth)
-        return {"psnr": float(psnr)}, {"img": torch.cat([truth, outputs["rgb"]], dim=1)}
-
-    def get_rgba_image(self, outputs: Any, output_name: str = "rgb") -> Tensor:
-        """A rendered picture with straight alpha in place of the background, ``[..., 4]``, for nerfstudio's exports."""
-        opacity = outputs["accumulation"]
-        emitted = outputs[output_name] - (1 - opacity) * self.render_background()
-        return torch.cat([(emitted / opacity.clamp(min=MET)).clamp(0, 1), opacity], dim=-1)
-
-
-def mean_depth(depth: Tensor, opacity: Tensor, far: float) -> Tensor:
-    """Mean distance of what a ray meets, ``[N, 1]``; ``far`` where it meets next to nothing.
-
-    Args:
-        depth: ``[N, 1]``, sum of weight times distance.
-        opacity: ``[N, 1]``, sum of the weights.
-        far: As far away as anything can be seen.
-    """
-    return torch.where(opacity > MET, depth / opacity.clamp(min=MET), far)
-
-
-def blend(picture: Tensor, background: Tensor) -> Tensor:
-    """A picture ``[..., 3]`` or, with straight alpha, ``[..., 4]`` over a background ``[..., 3]``."""
-    if picture.shape[-1] == 3:
-        return picture
-    alpha = picture[..., 3:]
-    return picture[..., :3] * alpha + background * (1 - alpha)

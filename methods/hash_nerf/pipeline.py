@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline
 
 FIRST_RAYS = 256
+
+
+@dataclass(frozen=True)
+class BatchSize:
+    """What a batch should be like: samples wanted, rays at least (by longer steps) and at most, longest steps."""
+
+    target_samples: int
+    min_rays: int
+    max_rays: int
+    max_stride: float
 
 
 class HashNerfPipeline(VanillaPipeline):
@@ -22,7 +33,9 @@ class HashNerfPipeline(VanillaPipeline):
         outputs, losses, metrics = super().get_train_loss_dict(step)
         model: Any = self.model
         per_ray = int(outputs["num_samples"]) / self.rays * model.stride
-        self._set(*next_batch(per_ray, self.rays, self.config))
+        c: Any = self.config
+        wanted = BatchSize(c.target_samples, c.min_rays, c.max_rays, c.max_stride)
+        self._set(*next_batch(per_ray, self.rays, wanted))
         return outputs, losses, metrics
 
     def _set(self, rays: int, stride: float) -> None:
@@ -33,15 +46,15 @@ class HashNerfPipeline(VanillaPipeline):
             sampler.set_num_rays_per_batch(rays)
 
 
-def next_batch(per_ray: float, rays: int, config: Any) -> tuple[int, float]:
+def next_batch(per_ray: float, rays: int, wanted: BatchSize) -> tuple[int, float]:
     """Rays of the next step, and how much longer than the shortest the steps along them are.
 
     Args:
         per_ray: Samples a ray of the last step would have had at the shortest step length.
         rays: Rays of the last step; the next has at most twice as many.
-        config: ``target_samples``, ``min_rays``, ``max_rays``, ``max_stride``.
+        wanted: What the batch should be like.
     """
     per_ray = max(per_ray, 1.0)
-    stride = min(max(config.min_rays * per_ray / config.target_samples, 1.0), config.max_stride)
-    wanted = int(min(config.target_samples * stride / per_ray, 2 * rays))
-    return max(1, min(wanted, config.max_rays)), stride
+    stride = min(max(wanted.min_rays * per_ray / wanted.target_samples, 1.0), wanted.max_stride)
+    number = int(min(wanted.target_samples * stride / per_ray, 2 * rays))
+    return max(1, min(number, wanted.max_rays)), stride

@@ -86,12 +86,23 @@ class GridAdam(torch.optim.Optimizer):
         lr: Learning rate.
         betas: Decay of the moments.
         eps: Small, because gradients of rarely seen entries are.
+        weight_decay: Decoupled (Loshchilov & Hutter 2019, algorithm 2): every step takes ``lr * weight_decay`` of each
+            entry away, of those without a gradient too. 0 saves a pass over the table.
     """
 
-    def __init__(self, params, lr: float = 1e-2, betas: tuple[float, float] = (0.9, 0.99), eps: float = 1e-15):
+    def __init__(
+        self,
+        params,
+        lr: float = 1e-2,
+        betas: tuple[float, float] = (0.9, 0.99),
+        eps: float = 1e-15,
+        weight_decay: float = 0.0,
+    ):
         beta1, beta2 = betas
         AdamNumbers(lr, beta1, beta2, eps, step=1)  # refuses what the steps would refuse
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
+        if not 0 <= weight_decay < math.inf:
+            raise ValueError(f"Adam: weight_decay >= 0; got {weight_decay}")
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
         self._cleared: dict[Tensor, tuple[Tensor, int]] = {}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -115,6 +126,8 @@ class GridAdam(torch.optim.Optimizer):
             state["exp_avg"] = torch.zeros_like(param)
             state["exp_avg_sq"] = torch.zeros_like(param)
         state["step"] += 1
+        if group["weight_decay"]:
+            param.mul_(1 - group["lr"] * group["weight_decay"])
         beta1, beta2 = group["betas"]
         numbers = AdamNumbers(group["lr"], beta1, beta2, group["eps"], state["step"])
         adam_step_(param, param.grad, state["exp_avg"], state["exp_avg_sq"], numbers)  # pyright: ignore

@@ -16,6 +16,7 @@ from methods.kernels.compositing import CompositeState, composite, composite_ali
 from methods.kernels.distortion import distortion
 from methods.kernels.encodings import frequency_encode, spherical_harmonics
 from methods.kernels.grid import Grid, grid_encode, grid_input_gradient
+from methods.kernels.grid_taps import grid_encode_taps
 from methods.kernels.march_spec import March
 from methods.kernels.marching import Samples, march, march_alive, ray_aabb
 from methods.kernels.mlp import mlp
@@ -80,6 +81,16 @@ def grid_inputs(grid: Grid) -> Callable[[int, Generator], tuple]:
 def grid_gradient_inputs(grid: Grid) -> Callable[[int, Generator], tuple]:
     """Inputs of ``grid_input_gradient``: those of ``grid_encode``, and a gradient of the features in [-1, 1]."""
     return lambda n, make: (*grid_inputs(grid)(n, make), _uniform(make, n, grid.width, low=-1.0))
+
+
+def grid_taps_inputs(grid: Grid, taps: int, reach: float) -> Callable[[int, Generator], tuple]:
+    """Inputs of ``grid_encode_taps``: those of ``grid_encode``, and offsets of up to ``reach`` along each axis."""
+
+    def inputs(n: int, make: Generator) -> tuple:
+        x, table, _ = grid_inputs(grid)(n, make)
+        return x, _uniform(make, taps, grid.dims, low=-reach, high=reach), table, grid
+
+    return inputs
 
 
 def mlp_inputs(*widths: int) -> Callable[[int, Generator], tuple]:
@@ -204,6 +215,14 @@ CASES = (
         grid_gradient_inputs(GRID),
         2**13,
         wants=(0, 1, 3),
+    ),
+    Case(
+        "grid_encode_taps",
+        grid_encode_taps,
+        reference.grid_encode_taps,
+        grid_taps_inputs(GRID, 4, 0.01),
+        2**12,
+        wants=(0, 2),
     ),
     Case("mlp", mlp, reference.mlp, mlp_inputs(32, 64, 16), 2**14, wants=(0, 1), cpu_only=True),
     Case("adam_step_", adam_step_, reference.adam_step_, _adam, 2**19, changed=(0, 1, 2, 3)),

@@ -179,10 +179,10 @@ def grid_encode(
         TypeError: A wrong type.
         ValueError: A wrong shape or device, or positions that are NaN or infinite.
     """
-    mask = _check(x, table, grid, level_mask, sink)
+    mask = checked_mask(x, table, grid, level_mask, sink)
     if not has_kernels(x.device.type):
-        return reference.grid_encode(x, table if sink is None else _sunk(table, sink), grid, mask)
-    return grid_ops.encode(x, table, grid.packed, sink, _options(grid, mask))
+        return reference.grid_encode(x, table if sink is None else sunk(table, sink), grid, mask)
+    return grid_ops.encode(x, table, grid.packed, sink, options_of(grid, mask))
 
 
 def grid_input_gradient(
@@ -210,15 +210,16 @@ def grid_input_gradient(
         TypeError: A wrong type.
         ValueError: A wrong shape or device, or positions that are NaN or infinite.
     """
-    mask = _check(x, table, grid, level_mask, sink)
+    mask = checked_mask(x, table, grid, level_mask, sink)
     check_tensor("grad", grad, (x.shape[0], grid.width), torch.float32)
     check_device(x=x, grad=grad)
     if not has_kernels(x.device.type):
-        return reference.grid_input_gradient(x, table if sink is None else _sunk(table, sink), grid, grad, mask)
-    return grid_ops.input_gradient(x, table, grid.packed, sink, grad, _options(grid, mask))
+        return reference.grid_input_gradient(x, table if sink is None else sunk(table, sink), grid, grad, mask)
+    return grid_ops.input_gradient(x, table, grid.packed, sink, grad, options_of(grid, mask))
 
 
-def _check(x: Tensor, table: Tensor, grid: Grid, level_mask: int | None, sink: Tensor | None) -> int:
+def checked_mask(x: Tensor, table: Tensor, grid: Grid, level_mask: int | None, sink: Tensor | None) -> int:
+    """The level mask in numbers, once the arguments of an encoding have been checked."""
     check_tensor("x", x, ("N", grid.dims), torch.float32)
     check_tensor("table", table, (grid.rows, grid.features), (torch.float32, torch.float16))
     if sink is not None:
@@ -235,7 +236,8 @@ def _check(x: Tensor, table: Tensor, grid: Grid, level_mask: int | None, sink: T
     return mask
 
 
-def _options(grid: Grid, mask: int) -> list[int]:
+def options_of(grid: Grid, mask: int) -> list[int]:
+    """Options of the ops in ``grid_ops``."""
     return [grid.features, grid.interpolation == "smoothstep", grid.dialect == "torch-ngp", mask]
 
 
@@ -251,6 +253,6 @@ class _Sunk(torch.autograd.Function):
         return None, None
 
 
-def _sunk(table: Tensor, sink: Tensor) -> Tensor:
+def sunk(table: Tensor, sink: Tensor) -> Tensor:
     """The table for the twin, whose gradient goes to the sink too."""
     return _Sunk.apply(table, sink)  # pyright: ignore[reportReturnType]

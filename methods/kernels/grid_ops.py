@@ -6,6 +6,9 @@ weights are differentiated along it first; ``[0]`` for the weights themselves.
 
 from __future__ import annotations
 
+import weakref
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -35,8 +38,16 @@ def _encode_backward(ctx, grad: Tensor):
     if ctx.sink is not None and torch.is_grad_enabled():
         raise RuntimeError("a gradient of a gradient would reach the sink too early: use grid_input_gradient")
     grad_x = input_gradient(x, table, levels, None, grad, ctx.options) if needs_x else None
-    grad_table = _table_gradient(ctx, x, _none(x), table, levels, grad) if needs_table else None
-    return grad_x, grad_table, None, None, None
+    if not needs_table:
+        return grad_x, None, None, None, None
+    if ctx.sink is None:
+        return grad_x, _to_table(x, _none(x), table, levels, grad, ctx.options), None, None, None
+    debt = _DEBTS.pop(_key(ctx.sink, x, levels, ctx.options), None)
+    if debt is None:
+        _add_to_table(x, _none(x), table, levels, grad, _none(x), ctx.sink, ctx.options)
+    else:
+        debt.pay(grad)
+    return grad_x, None, None, None, None
 
 
 encode.register_autograd(_encode_backward, setup_context=_encode_context)
@@ -65,7 +76,11 @@ def _input_gradient_backward(ctx, along: Tensor):
     x, table, levels, grad = ctx.saved_tensors
     needs_x, needs_table, _, _, needs_grad, _ = ctx.needs_input_grad
     to_x = _to_x(x, along, table, levels, grad, ctx.options) if needs_x else None
-    to_table = _table_gradient(ctx, x, along, table, levels, grad) if needs_table else None
+    to_table = None
+    if needs_table and ctx.sink is None:
+        to_table = _to_table(x, along, table, levels, grad, ctx.options)
+    elif needs_table:
+        _owe(_Debt(x, along, table, levels, grad, ctx.sink, ctx.options))
     to_grad = _features(x, along, table, levels, ctx.options) if needs_grad else None
     return to_x, to_table, None, None, to_grad, None
 
@@ -73,18 +88,58 @@ def _input_gradient_backward(ctx, along: Tensor):
 input_gradient.register_autograd(_input_gradient_backward, setup_context=_input_gradient_context)
 
 
-def _table_gradient(ctx, x: Tensor, along: Tensor, table: Tensor, levels: Tensor, grad: Tensor) -> Tensor | None:
-    if ctx.sink is None:
-        return _to_table(x, along, table, levels, grad, ctx.options)
-    _add_to_table(x, along, table, levels, grad, ctx.sink, ctx.options)
-    return None
+@dataclass(eq=False)
+class _Debt:
+    """What the backward pass of ``input_gradient`` still has to add to the sink.
+
+    A surface model takes features and their gradient at the same points. The backward pass of the features comes later,
+    and then one walk through the table adds both; if none comes, the end of the whole backward pass does.
+    """
+
+    x: Tensor
+    along: Tensor
+    table: Tensor
+    levels: Tensor
+    grad: Tensor
+    sink: Tensor
+    options: list[int]
+    paid: bool = False
+
+    def pay(self, plain: Tensor | None = None) -> None:
+        """Add it to the sink, with ``plain``, the gradient of the features themselves, if it is there; once."""
+        if self.paid:
+            return
+        self.paid = True
+        plain = _none(self.x) if plain is None else plain
+        with torch.no_grad():
+            _add_to_table(self.x, self.along, self.table, self.levels, self.grad, plain, self.sink, self.options)
+        del self.along, self.grad  # the end of the backward pass still holds this object
+
+
+# Weak: what holds a debt is its backward pass, with which it is dropped if that fails.
+_DEBTS: weakref.WeakValueDictionary[tuple, _Debt] = weakref.WeakValueDictionary()
+
+
+def _owe(debt: _Debt) -> None:
+    key = _key(debt.sink, debt.x, debt.levels, debt.options)
+    before = _DEBTS.pop(key, None)
+    if before is not None:
+        before.pay()
+    _DEBTS[key] = debt
+    torch.autograd.Variable._execution_engine.queue_callback(debt.pay)
+
+
+def _key(sink: Tensor, x: Tensor, levels: Tensor, options: list[int]) -> tuple:
+    """The same for calls of one backward pass whose gradients may be added in one walk."""
+    positions = (x.data_ptr(), x.shape, x.stride())
+    return torch._C._current_graph_task_id(), sink.data_ptr(), positions, levels.data_ptr(), tuple(options)
 
 
 @torch.library.custom_op("fieldbook::grid_features", mutates_args=())
 def _features(x: Tensor, along: Tensor, table: Tensor, levels: Tensor, options: list[int]) -> Tensor:
     out = x.new_empty(x.shape[0], levels.shape[0] * options[0])
     ops = compiled(x.device.type)
-    ops.grid_forward(x.contiguous(), along.contiguous(), table.contiguous(), levels, _packed(table, options), out)
+    ops.grid_forward(x.contiguous(), along.contiguous(), table.contiguous(), levels, packed_options(table, options), out)
     return out
 
 
@@ -96,7 +151,7 @@ def _(x: Tensor, along: Tensor, table: Tensor, levels: Tensor, options: list[int
 @torch.library.custom_op("fieldbook::grid_to_table", mutates_args=())
 def _to_table(x: Tensor, along: Tensor, table: Tensor, levels: Tensor, grad: Tensor, options: list[int]) -> Tensor:
     out = torch.zeros(table.shape, dtype=torch.float32, device=table.device)
-    _add_to_table(x, along, table, levels, grad, out, options)
+    _add_to_table(x, along, table, levels, grad, _none(x), out, options)
     return out.to(table.dtype)
 
 
@@ -107,12 +162,11 @@ def _(x: Tensor, along: Tensor, table: Tensor, levels: Tensor, grad: Tensor, opt
 
 @torch.library.custom_op("fieldbook::grid_add_to_table", mutates_args=("sink",))
 def _add_to_table(
-    x: Tensor, along: Tensor, table: Tensor, levels: Tensor, grad: Tensor, sink: Tensor, options: list[int]
+    x: Tensor, along: Tensor, table: Tensor, levels: Tensor, grad: Tensor, plain: Tensor, sink: Tensor, options: list[int]
 ) -> None:
-    ops = compiled(x.device.type)
-    ops.grid_backward_table(
-        x.contiguous(), along.contiguous(), grad.contiguous(), levels, _packed(table, options), sink
-    )
+    """``plain`` ``[N, L * F]``, with ``along`` only, is added by the weights themselves; ``[0]`` for none."""
+    positions, gradients = (x.contiguous(), along.contiguous()), (grad.contiguous(), plain.contiguous())
+    compiled(x.device.type).grid_backward_table(*positions, *gradients, levels, packed_options(table, options), sink)
 
 
 @torch.library.custom_op("fieldbook::grid_to_x", mutates_args=())
@@ -120,7 +174,7 @@ def _to_x(x: Tensor, along: Tensor, table: Tensor, levels: Tensor, grad: Tensor,
     out = torch.zeros_like(x, memory_format=torch.contiguous_format)
     ops = compiled(x.device.type)
     ops.grid_backward_x(
-        x.contiguous(), along.contiguous(), table.contiguous(), grad.contiguous(), levels, _packed(table, options), out
+        x.contiguous(), along.contiguous(), table.contiguous(), grad.contiguous(), levels, packed_options(table, options), out
     )
     return out
 
@@ -134,7 +188,8 @@ def _none(x: Tensor) -> Tensor:
     return x.new_empty(0)
 
 
-def _packed(table: Tensor, options: list[int]) -> Tensor:
-    features, smooth, bounded, mask = options
-    numbers = [features, smooth, table.dtype == torch.float16, bounded, mask]
+def packed_options(table: Tensor, options: list[int]) -> Tensor:
+    """Options as the compiled kernels read them; what follows the first four goes to the end."""
+    features, smooth, bounded, mask, *more = options
+    numbers = [features, smooth, table.dtype == torch.float16, bounded, mask, *more]
     return torch.tensor(numbers, dtype=torch.int64, device="cpu")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from methods.kernels.grid import Grid, grid_encode
+from methods.kernels.grid import Grid, grid_encode, grid_input_gradient
 from methods.kernels.mlp import mlp
 
 
@@ -38,10 +38,17 @@ class GridEncoding(nn.Module):
     def forward(self, x: Tensor, level_mask: int | None = None) -> Tensor:
         """Features ``[N, L * F]`` of positions ``[N, D]`` in [0, 1]."""
         sink = self._sink()
-        features = grid_encode(x, self.table, self.grid, level_mask, sink)
+        return self._adopting(grid_encode(x, self.table, self.grid, level_mask, sink), sink)
+
+    def input_gradient(self, x: Tensor, grad: Tensor, level_mask: int | None = None) -> Tensor:
+        """The gradient ``[N, D]`` in x for one ``grad`` ``[N, L * F]`` in the features; differentiable itself."""
+        sink = self._sink()
+        return self._adopting(grid_input_gradient(x, self.table, self.grid, grad, level_mask, sink), sink)
+
+    def _adopting(self, output: Tensor, sink: Tensor | None) -> Tensor:
         if sink is not None:
-            features.register_hook(lambda _: self._adopt(sink))
-        return features
+            output.register_hook(lambda _: self._adopt(sink))
+        return output
 
     def _sink(self) -> Tensor | None:
         table = self.table

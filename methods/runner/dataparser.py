@@ -13,7 +13,7 @@ from nerfstudio.data.scene_box import SceneBox
 
 from data.alpha import background_colour
 from fieldbook.errors import UserError
-from methods.runner.planes import CAPTURE
+from methods.runner.planes import CAPTURE, OBJECT_BOX
 from methods.runner.transforms import frames_of_split, read_scene, read_transforms, transforms_path
 
 BOX_MARGIN = 1.1  # points on the bounds themselves must not sit on the last cell of a grid
@@ -56,6 +56,11 @@ def cameras_of(frames: list[dict[str, Any]]) -> Cameras:
     )
 
 
+def _object_box(scene: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The box that the capture says holds its object, ``[2, 3]``; empty where it says nothing."""
+    return {OBJECT_BOX: torch.tensor(scene["bounds"])} if scene.get("bounds_source") == "box" else {}
+
+
 def _background(meta: dict[str, Any]) -> dict[str, torch.Tensor]:
     return {"background": torch.tensor(background_colour(meta["background"]))} if "background" in meta else {}
 
@@ -63,7 +68,8 @@ def _background(meta: dict[str, Any]) -> dict[str, torch.Tensor]:
 class FieldbookDataParser(DataParser):
     """Dataset to nerfstudio's ``DataparserOutputs``; the saved transform is the identity.
 
-    ``metadata`` holds the poses of all the capture's frames, those of the other splits too, see ``CAPTURE``.
+    ``metadata`` holds the poses of all the capture's frames, those of the other splits too, see ``CAPTURE``, and the
+    box that a capture says holds its object, see ``OBJECT_BOX``.
 
     Of a dataset whose pictures have an alpha channel, ``metadata["background"]`` is the colour behind them, float
     ``[3]`` in [0, 1]; ``alpha_color`` is the same, and nerfstudio blends, unless the config says ``keep_alpha``.
@@ -76,14 +82,15 @@ class FieldbookDataParser(DataParser):
         masks = [folder / f["mask_path"] for f in frames if "mask_path" in f]
         if masks and len(masks) != len(frames):
             raise UserError(f"{path}: {len(masks)} of {len(frames)} {split} frames have a mask; give all or none")
-        background, points = _background(meta), self._points(meta, folder)
+        scene = read_scene(path)
+        known = {**_background(meta), **_object_box(scene), **self._points(meta, folder)}
         return DataparserOutputs(
-            alpha_color=None if getattr(self.config, "keep_alpha", False) else background.get("background"),
+            alpha_color=None if getattr(self.config, "keep_alpha", False) else known.get("background"),
             image_filenames=[folder / f["file_path"] for f in frames],
             cameras=cameras_of(frames),
-            scene_box=scene_box(read_scene(path)),
+            scene_box=scene_box(scene),
             mask_filenames=masks or None,
-            metadata={"depth_filenames": None, CAPTURE: poses_of(meta["frames"]), **background, **points},
+            metadata={"depth_filenames": None, CAPTURE: poses_of(meta["frames"]), **known},
         )
 
     def _points(self, meta: dict[str, Any], folder: Path) -> dict[str, torch.Tensor]:

@@ -17,6 +17,9 @@ import torch
 CAPTURE = "capture_poses"
 """Of a dataset's metadata: ``[n, 3, 4]`` float32, where the capture's cameras stood, held-out ones too."""
 
+OBJECT_BOX = "object_box"
+"""Of a dataset's metadata: ``[2, 3]`` float32, corners of the box that a capture says holds its object."""
+
 
 @dataclass(frozen=True)
 class KeptPlanes:

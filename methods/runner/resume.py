@@ -17,7 +17,7 @@ import torch
 from nerfstudio.data.pixel_samplers import PixelSampler
 from torch import nn
 
-EXACT = ("nerfacto", "mipnerf", "vanilla-nerf", "tensorf", "hash-nerf")
+EXACT = ("nerfacto", "mipnerf", "vanilla-nerf", "tensorf", "hash-nerf", "neus-hash")
 """Methods for which resuming on a CPU is tested to change nothing; others may keep state of their own elsewhere."""
 
 

@@ -1,30 +1,11 @@
 // grid_encode on a GPU: one thread per (point, level), the level in blockIdx.y, so that one level's table is hot at a
 // time.
+#include "atomic_add.h"
 #include "grid.h"
 #include "launch.h"
 
 namespace fieldbook {
 namespace {
-
-// Adds F neighbouring floats of a row; sm_90 adds two or four of them in one transaction.
-template <int F>
-struct AtomicAdd {
-  float* out;
-  __device__ __forceinline__ void operator()(int64_t at, const float* v) const {
-#if __CUDA_ARCH__ >= 900
-    if constexpr (F % 4 == 0) {
-      for (int f = 0; f < F; f += 4)
-        atomicAdd(reinterpret_cast<float4*>(out + at + f), make_float4(v[f], v[f + 1], v[f + 2], v[f + 3]));
-    } else if constexpr (F == 2) {
-      atomicAdd(reinterpret_cast<float2*>(out + at), make_float2(v[0], v[1]));
-    } else {
-      atomicAdd(out + at, v[0]);
-    }
-#else
-    for (int f = 0; f < F; ++f) atomicAdd(out + at + f, v[f]);
-#endif
-  }
-};
 
 template <int D, int F, bool SMOOTH, bool DIRECTED, class T, GridPass PASS>
 __global__ void grid_kernel(const __grid_constant__ GridCall call) {
@@ -46,8 +27,14 @@ __global__ void grid_kernel(const __grid_constant__ GridCall call) {
     if constexpr (PASS == GridPass::forward) {
       grid_forward<D, F, SMOOTH, HASHED, DIRECTED>(level, x, v, a.bounded, table, call.out + at);
     } else if constexpr (PASS == GridPass::backward_table) {
-      grid_backward_table<D, F, SMOOTH, HASHED, DIRECTED>(level, x, v, a.bounded, call.grad + at,
-                                                         AtomicAdd<F>{call.out});
+      const auto add = [&]<bool PLAIN>() {
+        const float* plain = PLAIN ? call.plain + at : nullptr;
+        grid_backward_table<D, F, SMOOTH, HASHED, DIRECTED, PLAIN>(level, x, v, a.bounded, call.grad + at, plain,
+                                                                   AtomicAdd<F>{call.out});
+      };
+      if constexpr (DIRECTED)
+        if (call.plain) return add.template operator()<true>();
+      add.template operator()<false>();
     } else {
       float grad_x[D] = {};
       grid_backward_x<D, F, SMOOTH, HASHED, DIRECTED>(level, x, v, a.bounded, table, call.grad + at, grad_x);

@@ -9,21 +9,18 @@ struct GridCall {
   int32_t dims, features, smooth, half;
   const void* table;    // [rows, F] float or half
   const float* grad;    // [N, L * F], for the backward passes
+  const float* plain;   // [N, L * F], or null: with `along`, a gradient that backward_table adds by the weights themselves
   float* out;           // [N, L * F] | [rows, F] added to | [N, D]
 };
 
 enum class GridPass { forward, backward_table, backward_x };
 
-// Calls `f.template operator()<D, F, SMOOTH, DIRECTED>()` for the call's properties.
+// Calls `f.template operator()<D, F, SMOOTH>()` for the call's properties.
 template <class Function>
-bool dispatch_grid(const GridCall& call, const Function& f) {
-  auto directed = [&]<int D, int F, bool SMOOTH>() {
-    if (call.args.along) f.template operator()<D, F, SMOOTH, true>();
-    else f.template operator()<D, F, SMOOTH, false>();
-  };
+bool dispatch_shape(const GridCall& call, const Function& f) {
   auto smooth = [&]<int D, int F>() {
-    if (call.smooth) directed.template operator()<D, F, true>();
-    else directed.template operator()<D, F, false>();
+    if (call.smooth) f.template operator()<D, F, true>();
+    else f.template operator()<D, F, false>();
   };
   auto features = [&]<int D>() {
     switch (call.features) {
@@ -35,6 +32,15 @@ bool dispatch_grid(const GridCall& call, const Function& f) {
     }
   };
   return call.dims == 2 ? features.template operator()<2>() : features.template operator()<3>();
+}
+
+// The same with DIRECTED: `f.template operator()<D, F, SMOOTH, DIRECTED>()`.
+template <class Function>
+bool dispatch_grid(const GridCall& call, const Function& f) {
+  return dispatch_shape(call, [&]<int D, int F, bool SMOOTH>() {
+    if (call.args.along) f.template operator()<D, F, SMOOTH, true>();
+    else f.template operator()<D, F, SMOOTH, false>();
+  });
 }
 
 #if defined(FIELDBOOK_CUDA) || defined(__CUDACC__)

@@ -7,7 +7,7 @@ from methods.kernels.reference.adam import adam_step_
 from methods.kernels.reference.compositing import composite, composite_alive_, composite_alpha
 from methods.kernels.reference.distortion import distortion
 from methods.kernels.reference.encodings import frequency_encode, spherical_harmonics
-from methods.kernels.reference.grid import grid_encode, grid_input_gradient
+from methods.kernels.reference.grid import grid_encode, grid_encode_taps, grid_input_gradient
 from methods.kernels.reference.marching import march, march_alive, ray_aabb, ray_points
 from methods.kernels.reference.mlp import mlp
 from methods.kernels.reference.occupancy import mark_unseen_, morton3d, morton3d_inverse, occupancy_update_, pack_bits
@@ -20,6 +20,7 @@ __all__ = [
     "distortion",
     "frequency_encode",
     "grid_encode",
+    "grid_encode_taps",
     "grid_input_gradient",
     "march",
     "march_alive",

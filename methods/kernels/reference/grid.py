@@ -40,6 +40,35 @@ def grid_encode(
     return torch.cat(made, dim=-1)
 
 
+def grid_encode_taps(
+    x: Tensor,
+    offsets: Tensor,
+    table: Tensor,
+    grid: Grid,
+    level_mask: int | None = None,
+    sink: Tensor | None = None,
+    clamped: bool = False,
+) -> Tensor:
+    """Features at every point and at ``x + offsets``, as ``grid_encode`` gives them; also takes float64.
+
+    Args:
+        x: ``[N, D]``, positions in [0, 1].
+        offsets: ``[K, D]``.
+        table: ``[R, F]``.
+        grid: The grid's shape.
+        level_mask: As in ``grid_encode``.
+        sink: Not used.
+        clamped: Clamp taps to [0, 1].
+
+    Returns:
+        ``[N, 1 + K, L * F]`` in x's type: the point, then its taps.
+    """
+    taps = x[:, None] + offsets
+    places = torch.cat([x[:, None], taps.clamp(0, 1) if clamped else taps], dim=1)
+    features = grid_encode(places.flatten(0, 1), table, grid, level_mask)
+    return features.view(x.shape[0], 1 + offsets.shape[0], grid.width)
+
+
 def grid_input_gradient(
     x: Tensor, table: Tensor, grid: Grid, grad: Tensor, level_mask: int | None = None, sink: Tensor | None = None
 ) -> Tensor:

@@ -147,17 +147,22 @@ FB_HD void grid_forward(const GridLevel& level, const float* x, const float* v, 
   for (int f = 0; f < F; ++f) out[f] = cell.inside ? sum[f] : 0.0f;
 }
 
-// Adds factor * grad[F] to the corners' rows by `add`. This body and its two neighbours are what a GPU runs, a point and a
-// level at a time; grid.cpp goes through all points of a level in registers, from the same cells, weights and rows.
-template <int D, int F, bool SMOOTH, bool HASHED, bool DIRECTED, class Add>
+// Adds factor * grad[F] to the corners' rows by `add`; PLAIN also weight * plain[F], for the gradient of features and that
+// of their derivative along v at once. This body and its two neighbours are what a GPU runs, a point and a level at a
+// time; grid.cpp goes through all points of a level in registers, from the same cells, weights and rows.
+template <int D, int F, bool SMOOTH, bool HASHED, bool DIRECTED, bool PLAIN, class Add>
 FB_HD void grid_backward_table(const GridLevel& level, const float* x, const float* v, bool bounded, const float* grad,
-                               const Add& add) {
+                               const float* plain, const Add& add) {
   const GridCell<D> cell = grid_cell<D, SMOOTH>(level, x, bounded);
   if (!cell.inside) return;
   for (int c = 0; c < (1 << D); ++c) {
     const float w = factor<D, DIRECTED>(cell, c, v);
     float part[F];
     for (int f = 0; f < F; ++f) part[f] = w * grad[f];
+    if constexpr (PLAIN) {
+      const float u = corner_weight<D>(cell, c);
+      for (int f = 0; f < F; ++f) part[f] += u * plain[f];
+    }
     add((level.offset + corner_row<D, HASHED>(level, cell, c)) * F, part);
   }
 }

@@ -1,0 +1,1 @@
+"""neus-hash: a signed distance function on a hash grid, rendered as NeuS renders it; gives meshes."""
