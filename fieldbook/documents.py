@@ -139,6 +139,7 @@ REFERENCE = Document(
             "requested": whole(),
             "registered": whole(),
             "mean_reprojection_error": maybe(number),
+            "world": _SIM3,
         },
     ),
     _again("reference"),
@@ -243,6 +244,13 @@ RESUME = Document(
     _again("train"),
 )
 RUN = Document(record({}, {"spec": record({}), "config": record({}), "versions": record({})}), _again("train"))
+MESH = Document(
+    record(
+        {"space": shapes.word("world", "scene"), "world_from_scene": _SIM3, "aabb_scene": shapes.box},
+        {"vertices": whole(), "faces": whole(), "components": whole(), "watertight": shapes.boolean},
+    ),
+    _again("mesh"),
+)
 STATUS = Document(
     record(
         {"state": shapes.word("ok", "infeasible"), "stage": text},
@@ -285,7 +293,11 @@ STUDY = Document(
                 )
             ),
         },
-        {"scenes": mapping(record({}), shapes.name), "paths": mapping(record({}), shapes.name), "config": record({})},
+        {
+            "scenes": mapping(record({}), shapes.name),
+            "paths": mapping(record({}), shapes.name),
+            "config": record({}, {"geometry": record({}, {"thresholds": many(positive)})}),
+        },
     ),
     _again("tables"),
 )

@@ -66,6 +66,11 @@ class SceneFiles:
         return self.root / "truth"
 
     @property
+    def truth_mesh(self) -> Path:
+        """All surfaces of the synthetic capture, in metres."""
+        return self.truth / "mesh.ply"
+
+    @property
     def truth_object(self) -> Path:
         """The synthetic capture's subject alone, a watertight mesh with normals, in the truth frame."""
         return self.truth / "object.ply"
@@ -287,6 +292,31 @@ class RunFiles:
         return self.root / "images.csv"
 
     @property
+    def mesh(self) -> Path:
+        """The surface in world units, with vertex colours and normals."""
+        return self.root / "mesh.ply"
+
+    @property
+    def mesh_glb(self) -> Path:
+        """The same for viewers and web pages."""
+        return self.root / "mesh.glb"
+
+    @property
+    def mesh_obj(self) -> Path:
+        """The same as text."""
+        return self.root / "mesh.obj"
+
+    @property
+    def mesh_info(self) -> Path:
+        """What the mesh was taken from, its numbers, and the map from the scene frame to its world units."""
+        return self.root / "mesh.json"
+
+    @property
+    def geometry(self) -> Path:
+        """How the mesh compares with the true surface."""
+        return self.root / "geometry.json"
+
+    @property
     def external(self) -> ExternalFiles:
         """What an external method is given, and what it makes of it."""
         return ExternalFiles(self.root / "external")
@@ -296,7 +326,7 @@ class RunFiles:
         return self.root / "logs" / part(f"{stage}-command.log")
 
     def status(self, stage: str) -> Path:
-        """Status file of ``train``, ``render`` or ``score``."""
+        """Status file of a stage of the run: ``train``, ``render``, ``score``, ``mesh`` or ``geometry``."""
         return status_path(self.root, stage)
 
 

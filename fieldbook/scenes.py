@@ -120,6 +120,7 @@ def _check_unchanged(files: SceneFiles, spec: dict[str, Any]) -> None:
 def _check_sources(scene: str, spec: dict[str, Any], counts: list[int | str]) -> None:
     sources = {f"masks.{name}.path": mask.get("path") for name, mask in spec["masks"].items()}
     sources |= {"capture.path": spec["capture"].get("path"), "split.file": spec["split"]["file"]}
+    sources["surface.path"] = (spec["surface"] or {}).get("path")
     for key, path in sources.items():
         if path is not None and not user_path(path).exists():
             raise UserError(

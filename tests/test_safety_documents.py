@@ -30,6 +30,7 @@ FILES = {
     "results/scenes/card/frames.status.json": "status",
     "results/s/card/nall-d0/*/*/transforms.json": "views",
     "results/s/card/nall-d0/*/*/m/*/test/renders.json": "score",
+    "results/s/card/nall-d0/*/*/m/*/mesh.json": "geometry",
     "results/s/card/nall-d0/*/*/m/*/train.ledger.json": "tables",
     "results/s/card/nall-d0/*/*/m/*/checkpoint.json": "tables",
     "results/s/card/nall-d0/*/*/m/*/run.json": "tables",

@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import trimesh
 import yaml
 
 from data.colmap_model import read_model
+from data.meshes import Mesh, read_mesh, write_mesh
 from data.points import read_points, write_points
 from fieldbook.scenes import load_study
 
@@ -151,3 +153,14 @@ def test_videos(tmp_path: Path, seed: int):
         files.root.mkdir()
         read_or_refused(lambda: [stage(files, spec("video", path)) for stage in (ingest, extract)], path.read_bytes())  # noqa: B023
         shutil.rmtree(files.root)
+
+
+@pytest.mark.parametrize("times", [FEW, MANY])
+def test_meshes(tmp_path: Path, times: int):
+    path, corners = tmp_path / "mesh.ply", np.random.default_rng(0).normal(size=(9, 3))
+    faces = np.arange(9).reshape(3, 3)
+    write_mesh(path, Mesh(corners, faces, None, np.full((9, 3), 7, np.uint8)))
+    binary = path.read_bytes()
+    text = trimesh.Trimesh(corners, faces, process=False).export(file_type="ply", encoding="ascii")
+    for whole in (binary, text if isinstance(text, bytes) else text.encode()):
+        assert {True, False} == set(all_read(read_mesh, path, whole, 150 * times, times))

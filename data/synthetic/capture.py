@@ -74,7 +74,7 @@ def make_capture(files: SceneFiles, spec: dict[str, Any]) -> dict[str, Any]:
     names = [f"frame_{k:05d}" for k in range(count)]
     with atomic_dir(files.truth) as truth, atomic_path(files.source_video) as video:
         _write_film(video, truth, scene, camera, poses, names)
-        _write_mesh(truth / "mesh.ply", scene)
+        _write_mesh(truth / files.truth_mesh.name, scene)
         write_solid(truth / files.truth_object.name, scene.desk.solid)
         description = _description(seed, camera, texels_per_metre(camera, distance), scene)
         poses_listed = {name: pose.tolist() for name, pose in zip(names, poses, strict=True)}

@@ -11,13 +11,13 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
-from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
 
 from data.synthetic.desk import make_desk
 from data.synthetic.geometry import Patch
 from data.synthetic.table import make_jug_alone, make_table
 from data.synthetic.things import Desk
+from data.tracing import embree_scene
 
 LIGHT_DIRECTION = np.array([-0.42, 0.30, 0.86]) / np.linalg.norm([-0.42, 0.30, 0.86])
 LIGHT_SPREAD = 0.11  # radius of the lamp over its distance: how soft shadows are
@@ -90,7 +90,7 @@ def _ready(desk: Desk) -> Scene:
         vertices=vertices,
         faces=faces,
         colours=np.clip(colours, 0, 255).astype(np.uint8),
-        tracer=_embree(vertices, faces),
+        tracer=embree_scene(vertices, faces),
         plane=plane,
         chart=chart,
         patch=owner,
@@ -109,12 +109,6 @@ def _merge(patches: list[Patch]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.concatenate([p.vertices for p in patches]), faces, owner
 
 
-def _embree(vertices: np.ndarray, faces: np.ndarray) -> EmbreeScene:
-    scene = EmbreeScene()
-    TriangleMesh(scene=scene, vertices=vertices.astype(np.float32), indices=faces.astype(np.int32))
-    return scene
-
-
 def _bake(patches: list[Patch]) -> np.ndarray:
     """Light per vertex: a soft lamp with shadows, and ambient light less what stands near.
 
@@ -124,7 +118,7 @@ def _bake(patches: list[Patch]) -> np.ndarray:
     vertices, faces, _ = _merge(patches)
     normals = np.concatenate([p.normals for p in patches])
     origins = (vertices + 4e-4 * normals).astype(np.float32)
-    tracer = _embree(vertices, faces)
+    tracer = embree_scene(vertices, faces)
     lamp = _disc_directions(16, LIGHT_SPREAD)
     lit = sum((tracer.run(origins, _repeat(d, origins)) < 0).astype(float) for d in lamp) / len(lamp)
     direct = np.clip(normals @ LIGHT_DIRECTION, 0, None) * lit

@@ -30,6 +30,8 @@ from methods.neus_hash.config import NeusHashModelConfig
 from methods.neus_hash.field import Surface, SurfaceField, alpha_from, unit_normals
 from methods.neus_hash.losses import losses
 from methods.neus_hash.schedules import cos_anneal, is_off
+from methods.neus_hash.surface import surface_of
+from methods.runner.surface import Surface as MeshSurface
 
 OPAQUE = 1 - 1e-7  # alpha has no density at 1
 
@@ -217,6 +219,10 @@ class NeusHashModel(BackgroundModel):
             "normal": unit_normals(made.rgb[:, 3:]),
             **outputs,
         }
+
+    def surface(self) -> MeshSurface:
+        """What ``fieldbook mesh`` takes a mesh of."""
+        return surface_of(self)
 
     def get_loss_dict(self, outputs: Any, batch: Any, metrics_dict: Any = None) -> dict[str, Tensor]:
         """The losses whose weight is not zero, see ``methods.neus_hash.losses``."""
