@@ -1,11 +1,17 @@
-"""A dataset's cameras and points as a COLMAP model in text form, which most code for Gaussian splats starts from."""
+"""COLMAP models in text form: written, because most code for Gaussian splats starts from one, and turned into binary.
+
+The form is COLMAP's (``scene/reconstruction_io_text.cc``): lines that start with ``#`` say nothing, values are parted
+by spaces, an image has two lines, of which the second, of its observations, may be empty.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import struct
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+import pycolmap
 from scipy.spatial.transform import Rotation
 
 from data.poses import Camera, opengl_from_opencv
@@ -44,3 +50,76 @@ def _camera_from_world(pose: np.ndarray) -> str:
 
 def _numbers(*values: float) -> str:
     return " ".join(repr(float(value)) for value in values)
+
+
+def binary_cameras(text: str) -> bytes:
+    """``cameras.bin`` from ``cameras.txt``.
+
+    Raises:
+        ValueError: A line is not a camera; it is named. So do the functions below.
+    """
+    records = []
+    for where, words in _records(text):
+        number, model, width, height, *params = words
+        members = pycolmap.CameraModelId.__members__
+        if model not in members or model == "INVALID":
+            raise ValueError(f"{where} has the unknown model {model!r}")
+        wanted = len(pycolmap.Camera.create_from_model_name(1, model, 1.0, 1, 1).params)
+        if len(params) != wanted:
+            raise ValueError(f"{where} has {len(params)} parameters, a {model} camera has {wanted}")
+        head = struct.pack("<IiQQ", int(number), int(members[model]), int(width), int(height))
+        records.append(head + struct.pack(f"<{wanted}d", *map(float, params)))
+    return _counted(records)
+
+
+def binary_images(text: str, key_points: bool = True) -> bytes:
+    """``images.bin`` from ``images.txt``; without ``key_points``, of images that have none."""
+    records, lines = [], iter(enumerate(text.split("\n"), start=1))
+    for number, line in lines:
+        if _says_nothing(line):
+            continue
+        where, words = f"line {number}", line.split(maxsplit=9)
+        if len(words) != 10:
+            raise ValueError(f"{where} is not an image: number, pose, camera and name")
+        image, *pose, camera, name = words
+        head = struct.pack("<I7dI", int(image), *map(float, pose), int(camera))
+        _, seen = next(lines, (0, ""))
+        records.append(head + name.strip().encode() + b"\0" + _key_points(where, seen if key_points else ""))
+    return _counted(records)
+
+
+def _key_points(where: str, line: str) -> bytes:
+    values = line.split()
+    if len(values) % 3:
+        raise ValueError(f"{where} is followed by {len(values)} values, not by x, y and point of each observation")
+    seen = np.empty(len(values) // 3, [("x", "<f8"), ("y", "<f8"), ("point", "<i8")])  # -1, none, is 2^64 - 1 unsigned
+    seen["x"], seen["y"] = (np.array(values[k::3], np.float64) for k in (0, 1))
+    seen["point"] = np.array([int(value) for value in values[2::3]], np.int64)
+    return struct.pack("<Q", len(seen)) + seen.tobytes()
+
+
+def binary_points(text: str) -> bytes:
+    """``points3D.bin`` from ``points3D.txt``."""
+    records = []
+    for where, words in _records(text):
+        if len(words) < 8 or len(words) % 2:
+            raise ValueError(f"{where} is not a point: number, place, colour, error and track")
+        number, x, y, z, *colour, error = words[:8]
+        head = struct.pack("<Q3d3Bd", int(number), *map(float, (x, y, z)), *map(int, colour), float(error))
+        track = np.array([int(word) for word in words[8:]], "<u4")
+        records.append(head + struct.pack("<Q", len(track) // 2) + track.tobytes())
+    return _counted(records)
+
+
+def _records(text: str) -> Iterator[tuple[str, list[str]]]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not _says_nothing(line):
+            yield f"line {number}", line.split()
+
+
+def _says_nothing(line: str) -> bool:
+    return not line.strip() or line.lstrip().startswith("#")
+
+
+def _counted(records: list[bytes]) -> bytes:
+    return struct.pack("<Q", len(records)) + b"".join(records)
