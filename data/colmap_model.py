@@ -185,7 +185,7 @@ def _given_part(folder: Path, name: str, key_points: bool = True) -> _Records:
         if name == "cameras":
             return _Records(path, binary_cameras(text))
         return _Records(path, binary_points(text) if name == "points3D" else binary_images(text, key_points))
-    except (ValueError, LookupError, struct.error, OverflowError) as error:
+    except ValueError as error:
         raise _Damaged(f"{path.name}: {error}") from None
 
 

@@ -7,7 +7,7 @@ by spaces, an image has two lines, of which the second, of its observations, may
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -58,68 +58,77 @@ def binary_cameras(text: str) -> bytes:
     Raises:
         ValueError: A line is not a camera; it is named. So do the functions below.
     """
-    records = []
-    for where, words in _records(text):
-        number, model, width, height, *params = words
-        members = pycolmap.CameraModelId.__members__
-        if model not in members or model == "INVALID":
-            raise ValueError(f"{where} has the unknown model {model!r}")
-        wanted = len(pycolmap.Camera.create_from_model_name(1, model, 1.0, 1, 1).params)
-        if len(params) != wanted:
-            raise ValueError(f"{where} has {len(params)} parameters, a {model} camera has {wanted}")
-        head = struct.pack("<IiQQ", int(number), int(members[model]), int(width), int(height))
-        records.append(head + struct.pack(f"<{wanted}d", *map(float, params)))
-    return _counted(records)
+    return _counted(_packed(number, _camera, line.split()) for number, line in _said(text.split("\n")))
+
+
+def _camera(words: list[str]) -> bytes:
+    number, model, width, height, *params = words
+    members = pycolmap.CameraModelId.__members__
+    if model not in members or model == "INVALID":
+        raise ValueError(f"unknown model {model!r}")
+    wanted = len(pycolmap.Camera.create_from_model_name(1, model, 1.0, 1, 1).params)
+    if len(params) != wanted:
+        raise ValueError(f"a {model} camera has {wanted} parameters, not {len(params)}")
+    head = struct.pack("<IiQQ", int(number), int(members[model]), int(width), int(height))
+    return head + struct.pack(f"<{wanted}d", *map(float, params))
 
 
 def binary_images(text: str, key_points: bool = True) -> bytes:
     """``images.bin`` from ``images.txt``; without ``key_points``, of images that have none."""
     records, lines = [], iter(enumerate(text.split("\n"), start=1))
     for number, line in lines:
-        if _says_nothing(line):
-            continue
-        where, words = f"line {number}", line.split(maxsplit=9)
-        if len(words) != 10:
-            raise ValueError(f"{where} is not an image: number, pose, camera and name")
-        image, *pose, camera, name = words
-        head = struct.pack("<I7dI", int(image), *map(float, pose), int(camera))
-        _, seen = next(lines, (0, ""))
-        records.append(head + name.strip().encode() + b"\0" + _key_points(where, seen if key_points else ""))
-    return _counted(records)
+        if not _says_nothing(line):
+            _, seen = next(lines, (0, ""))
+            records.append(_packed(number, _image, line.split(maxsplit=9)))
+            records.append(_packed(number + 1, _key_points, seen.split() if key_points else []))
+    return struct.pack("<Q", len(records) // 2) + b"".join(records)
 
 
-def _key_points(where: str, line: str) -> bytes:
-    values = line.split()
-    if len(values) % 3:
-        raise ValueError(f"{where} is followed by {len(values)} values, not by x, y and point of each observation")
-    seen = np.empty(len(values) // 3, [("x", "<f8"), ("y", "<f8"), ("point", "<i8")])  # -1, none, is 2^64 - 1 unsigned
-    seen["x"], seen["y"] = (np.array(values[k::3], np.float64) for k in (0, 1))
-    seen["point"] = np.array([int(value) for value in values[2::3]], np.int64)
+def _image(words: list[str]) -> bytes:
+    if len(words) != 10:
+        raise ValueError("it is not an image: number, pose, camera and name")
+    image, *pose, camera, name = words
+    return struct.pack("<I7dI", int(image), *map(float, pose), int(camera)) + name.strip().encode() + b"\0"
+
+
+def _key_points(words: list[str]) -> bytes:
+    if len(words) % 3:
+        raise ValueError(f"{len(words)} values are not x, y and point of each observation")
+    seen = np.empty(len(words) // 3, [("x", "<f8"), ("y", "<f8"), ("point", "<i8")])  # -1, none, is 2^64 - 1 unsigned
+    seen["x"], seen["y"] = (np.array(words[k::3], np.float64) for k in (0, 1))
+    seen["point"] = np.array([int(word) for word in words[2::3]], np.int64)
     return struct.pack("<Q", len(seen)) + seen.tobytes()
 
 
 def binary_points(text: str) -> bytes:
     """``points3D.bin`` from ``points3D.txt``."""
-    records = []
-    for where, words in _records(text):
-        if len(words) < 8 or len(words) % 2:
-            raise ValueError(f"{where} is not a point: number, place, colour, error and track")
-        number, x, y, z, *colour, error = words[:8]
-        head = struct.pack("<Q3d3Bd", int(number), *map(float, (x, y, z)), *map(int, colour), float(error))
-        track = np.array([int(word) for word in words[8:]], "<u4")
-        records.append(head + struct.pack("<Q", len(track) // 2) + track.tobytes())
-    return _counted(records)
+    return _counted(_packed(number, _point, line.split()) for number, line in _said(text.split("\n")))
 
 
-def _records(text: str) -> Iterator[tuple[str, list[str]]]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not _says_nothing(line):
-            yield f"line {number}", line.split()
+def _point(words: list[str]) -> bytes:
+    if len(words) < 8 or len(words) % 2:
+        raise ValueError("it is not a point: number, place, colour, error and track")
+    number, x, y, z, *colour, error = words[:8]
+    head = struct.pack("<Q3d3Bd", int(number), *map(float, (x, y, z)), *map(int, colour), float(error))
+    track = np.array([int(word) for word in words[8:]], "<u4")
+    return head + struct.pack("<Q", len(track) // 2) + track.tobytes()
+
+
+def _packed(number: int, pack: Callable[[list[str]], bytes], words: list[str]) -> bytes:
+    try:
+        return pack(words)
+    except (ValueError, OverflowError, struct.error) as error:
+        raise ValueError(f"line {number}: {error}") from None
+
+
+def _said(lines: list[str]) -> Iterator[tuple[int, str]]:
+    return ((number, line) for number, line in enumerate(lines, start=1) if not _says_nothing(line))
 
 
 def _says_nothing(line: str) -> bool:
     return not line.strip() or line.lstrip().startswith("#")
 
 
-def _counted(records: list[bytes]) -> bytes:
-    return struct.pack("<Q", len(records)) + b"".join(records)
+def _counted(records: Iterable[bytes]) -> bytes:
+    packed = list(records)
+    return struct.pack("<Q", len(packed)) + b"".join(packed)

@@ -86,7 +86,8 @@ def _take_given(files: SceneFiles, index: dict[str, Any]) -> dict[str, Any]:
         raise UserError(f"{files.raw / missing[0]} is missing; make the frames again with `fieldbook frames`")
     pinhole, lost = _take_pictures(files, index)
     with atomic_dir(files.reference) as folder:
-        points, error = _take_model(files, folder / files.reference_sparse.name)
+        # What is seen is in a box, or where the points of a model say.
+        points, error = (0, None) if "box" in index else _take_model(files, folder / files.reference_sparse.name)
         numbers = {"requested": len(poses), "registered": len(poses), "mean_reprojection_error": error}
         space = {"space": GIVEN_SPACE, "box": index["box"]} if "box" in index else {"space": "colmap"}
         world = {"world": index["world"]} if "world" in index else {}
@@ -94,7 +95,7 @@ def _take_given(files: SceneFiles, index: dict[str, Any]) -> dict[str, Any]:
         write_json(folder / files.reference_poses.name, value)
     frames = [{key: value for key, value in frame.items() if key != "lens"} for frame in index["frames"]]
     write_json(files.frames_index, {**index, "width": pinhole.width, "height": pinhole.height, "frames": frames})
-    return {**numbers, "models": int(files.raw_sparse.exists()), "points": points, "focal": pinhole.fx, **lost}
+    return {**numbers, "models": int("box" not in index), "points": points, "focal": pinhole.fx, **lost}
 
 
 def _take_pictures(files: SceneFiles, index: dict[str, Any]) -> tuple[Camera, dict[str, Any]]:
@@ -123,9 +124,7 @@ def _take_pictures(files: SceneFiles, index: dict[str, Any]) -> tuple[Camera, di
 
 
 def _take_model(files: SceneFiles, sparse: Path) -> tuple[int, float | None]:
-    """Copy the capture's COLMAP model, if it came with one; its number of points, and its error in pixels."""
-    if not files.raw_sparse.exists():
-        return 0, None
+    """Copy the COLMAP model that the capture came with; its number of points, and its error in pixels."""
     model = read_model(files.raw_sparse)
     shutil.copytree(files.raw_sparse, sparse)
     seen = any(point.track.length() for point in model.points3D.values())

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -258,22 +260,22 @@ def rewrite(old: str, new: str):
     ("name", "damage", "message"),
     [
         ("cameras", rewrite("SIMPLE_PINHOLE 64", "PINHOLES 64"), "unknown model 'PINHOLES'"),
-        ("cameras", rewrite("SIMPLE_PINHOLE 64", "PINHOLE 64"), "has 3 parameters, a PINHOLE camera has 4"),
-        ("cameras", rewrite(" 64 48", " 64 nan"), "cameras.txt: "),
+        ("cameras", rewrite("SIMPLE_PINHOLE 64", "PINHOLE 64"), "line 4: a PINHOLE camera has 4 parameters, not 3"),
+        ("cameras", rewrite(" 64 48", " 64 nan"), "cameras.txt: line 4: "),
         ("cameras", rewrite("SIMPLE_PINHOLE 64 48 ", "SIMPLE_PINHOLE 64 48 -"), "camera 1 has the focal length -"),
-        ("cameras", rewrite("SIMPLE_PINHOLE 64 48 ", "SIMPLE_PINHOLE -64 48 "), "cameras.txt: "),
+        ("cameras", rewrite("SIMPLE_PINHOLE 64 48 ", "SIMPLE_PINHOLE -64 48 "), "cameras.txt: line 4: "),
         ("cameras", lambda path: path.write_text("# nothing\n"), "is of camera 1, which is not there"),
         ("images", rewrite(" 1 IMG_3.png", " 7 IMG_3.png"), "is of camera 7, which is not there"),
         ("images", rewrite(" 1 IMG_3.png", " 1 IMG_4.png"), "a picture is listed twice"),
         ("images", rewrite(" 1 IMG_3.png", " 1 ../../IMG_3.png"), "not the name of a file without a path that"),
         ("images", rewrite(" 1 IMG_3.png", " 1 /etc/passwd"), "not the name of a file without a path that"),
         ("images", rewrite(" 1 IMG_3.png", ""), "is not an image: number, pose, camera and name"),
-        ("images", rewrite(" -1 \n", "\n"), "values, not by x, y and point of each observation"),
+        ("images", rewrite(" -1 \n", "\n"), "values are not x, y and point of each observation"),
         ("images", lambda path: path.write_text(""), "COLMAP model without images"),
         ("images", lambda path: path.write_bytes(b"\xff\xfe\x00"), "is not text in UTF-8"),
-        ("points3D", lambda path: path.write_text("1 2 3"), "line 1 is not a point"),
+        ("points3D", lambda path: path.write_text("1 2 3"), "line 1: it is not a point"),
         ("points3D", lambda path: path.write_text("1 nan 3 4 1 2 3 0.5"), "point 1 has a number that is not finite"),
-        ("points3D", lambda path: path.write_text("1 2 3 4 1 2 300 0.5"), "points3D.txt: "),
+        ("points3D", lambda path: path.write_text("1 2 3 4 1 2 300 0.5"), "points3D.txt: line 1: "),
         ("points3D", lambda path: path.write_text(""), "an image sees a point that is not there"),
         ("points3D", Path.unlink, "has no whole COLMAP model in sparse/0"),
     ],
@@ -342,3 +344,9 @@ def test_the_plan_checks_model_pictures_and_masks(folder, tmp_path):
 def test_the_lenses_of_the_helper_are_what_they_are_called():
     for model in ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE"):
         assert colmap_lens(SIZE, model).verify_params()
+
+
+def test_pictures_can_be_written_whatever_is_loaded_first(tmp_path):
+    code = "import data.colmap_capture, cv2, numpy as np; cv2.imwrite('a.png', np.zeros((480, 640, 3), np.uint8))"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / "a.png").exists()

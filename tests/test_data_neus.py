@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -427,3 +429,11 @@ def test_a_folder_that_changes_between_capture_and_frames_is_refused(folder, tmp
 def test_a_kind_without_poses_is_not_read_as_one(tmp_path):
     with pytest.raises(UserError, match=r"capture\.kind 'neuss' has no poses"):
         posed_source(tmp_path, {"kind": "neuss"})
+
+
+def test_the_plan_of_such_a_folder_needs_no_torch(folder):
+    code = "import sys; from pathlib import Path; from fieldbook.scenes import _check_posed; "
+    code += f"_check_posed('neus', Path({str(folder)!r}), {{'masks': {{'m': {{'kind': 'given'}}}}, 'split': "
+    code += "{'test_every': 8}}); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
