@@ -21,7 +21,7 @@ import numpy as np
 import pycolmap
 from scipy.spatial.transform import Rotation
 
-from data.colmap_text import binary_cameras, binary_images, binary_points
+from data.colmap_from_text import binary_cameras, binary_images, binary_points
 from data.poses import matrix, opengl_from_opencv
 from fieldbook.errors import UserError
 from fieldbook.files import read_text

@@ -131,7 +131,7 @@ def plan(repository: Path, study: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
-@pytest.mark.parametrize("kind", FOLDERS)
+@pytest.mark.parametrize("kind", ["neus", pytest.param("colmap", marks=pytest.mark.slow)])
 def test_the_stages_are_those_of_every_other_kind(repository, tmp_path, kind):
     folder = FOLDERS[kind](tmp_path / "folder")
     scene = {"capture": {"kind": kind, "path": str(folder)}, "masks": {"object": {"kind": "given"}}}
