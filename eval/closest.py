@@ -2,9 +2,9 @@
 
 Triangles are gathered in *bunches*, the leaves of a k-d tree of their centroids. A bunch lies in a *disc*: within a
 radius and half a thickness round a centre and a normal. The eight triangles with the nearest centroids give a point's
-first bound; then bunches are looked at from the nearest centre on, until the next is too far by the largest radius, and
-only those whose disc is nearer than what is known are opened, then triangles by the same rule. Triangles of very
-different sizes are searched size by size, since the largest radius bounds all.
+first bound; then all bunches with a centre within that and the largest radius are looked at, and only those whose disc
+is nearer than what is known are opened, then triangles by the same rule. Triangles of very different sizes are searched
+size by size, since the largest radius bounds all.
 
 (trimesh's ``closest_point`` asks an R-tree point by point: two milliseconds for each that is ten edges away.)
 """
@@ -12,6 +12,7 @@ different sizes are searched size by size, since the largest radius bounds all.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,8 @@ from trimesh.triangles import closest_point
 
 PAIRS = 1 << 20  # of points and triangles, looked at at once
 BUNCH = 32  # triangles
-FIRST, FIRST_BUNCHES, GROWTH = 8, 16, 4
+MOST_BUNCHES = 4096  # that a point is expected to be near to
+FIRST = 8
 _ROUNDING = 1 + 1e-9
 
 
@@ -125,19 +127,15 @@ class _Search:
         self.bunch = _discs(corners, 3 * self.starts, _unit(np.add.reduceat(crosses, self.starts)))
 
     def run(self) -> None:
-        """Look at the nearest triangles, then at bunches until none can hold anything nearer."""
-        open_ = self._nearest_centroids()
-        tree, seen = KDTree(self.bunch.centres), 0
+        """Look at the nearest triangles, then at all bunches that may hold anything nearer."""
+        first = np.isinf(self.found.distance).any()  # else another size has given a bound
+        open_ = self._nearest_centroids() if first else np.arange(len(self.points))
+        tree = KDTree(self.bunch.centres)
         reach = float(np.hypot(self.bunch.radii, self.bunch.halves).max())
-        k = min(FIRST_BUNCHES, len(self.starts))
-        while len(open_) and k > seen:
-            left = []
-            for part in _parts(open_, k):
-                distance, index = tree.query(self.points[part], k=_ranks(seen + 1, k))
-                self._open(part, distance, index, reach)
-                left.append(part[distance[:, -1] - reach < self.found.distance[part]])
-            open_ = np.concatenate(left)
-            seen, k = k, min(GROWTH * k, len(self.starts))
+        for part in _parts(open_, min(len(self.starts), MOST_BUNCHES)):
+            near: Any = tree.query_ball_point(self.points[part], self.found.distance[part] + reach, return_sorted=False)
+            counts = np.array([len(bunches) for bunches in near], dtype=int)
+            self._open(np.repeat(part, counts), np.fromiter(chain.from_iterable(near), int, counts.sum()))
 
     def _nearest_centroids(self) -> np.ndarray:
         """Look at the triangles with the nearest centroids; the points that are not done with that."""
@@ -149,9 +147,8 @@ class _Search:
             left.append(part[distance[:, -1] - reach < self.found.distance[part]])
         return np.concatenate(left)
 
-    def _open(self, part: np.ndarray, distance: np.ndarray, index: Any, reach: float) -> None:
-        row, column = np.nonzero(distance - reach < self.found.distance[part][:, None])
-        point, bunch = part[row], index[row, column]
+    def _open(self, point: np.ndarray, bunch: np.ndarray) -> None:
+        """Look into bunches: pairs ``[p]`` of points and bunches, if the bunch may hold anything nearer."""
         worth = self.bunch.at_least(self.points[point], bunch) < self.found.distance[point] * _ROUNDING
         for some in _parts(np.flatnonzero(worth), BUNCH):
             counts = (self.ends - self.starts)[bunch[some]]

@@ -187,7 +187,7 @@ def test_a_true_surface_of_the_users_is_compared_with(meshed, tmp_path):
     assert "chamfer_world" not in numbers, "nobody knows this dataset's world"
     assert (numbers["fscore"], numbers["fscore:0.04"]) == (1.0, 0.0)
     assert numbers["normal_cosine"] == pytest.approx(1, abs=1e-2)
-    assert numbers["settings"]["surface"] == surface
+    assert numbers["settings"]["surface"] == surface | {"part": "all"}
     assert numbers["settings"]["geometry"]["distance"] == "surface", "defaults are recorded, too"
 
 

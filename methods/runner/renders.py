@@ -27,8 +27,7 @@ class Picture:
         depth: ``[h, w]`` float32, scene units along the ray.
         opacity: ``[h, w]`` float32 in [0, 1].
         seconds: Time the model took.
-        normal: ``[h, w, 3]`` float32 in the scene frame, shorter than 1 where the surface is not opaque; of models that
-            have a surface.
+        normal: ``[h, w, 3]`` float32 in the scene frame, unit or 0 where there is none; of models that have a surface.
         foreground: ``[h, w, 3]`` what ``rgb`` has from within the model's box; of models with a background.
         background: ``[h, w, 3]`` what lies behind it.
     """

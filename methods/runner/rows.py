@@ -48,7 +48,9 @@ def row_panels(view: View, picture: Picture) -> dict[str, np.ndarray]:
         "foreground": picture.foreground if picture.foreground is None else _colours(picture.foreground),
         "background": picture.background if picture.background is None else _colours(picture.background),
         "depth": depth_colours(picture.depth, picture.opacity),
-        "normal": None if picture.normal is None else to_uint8(normal_colours(picture.normal)),
+        "normal": None
+        if picture.normal is None
+        else to_uint8(normal_colours(picture.normal * picture.opacity[..., None])),
         "opacity": np.repeat(to_uint8(picture.opacity)[..., None], 3, axis=2),
     }
     return {caption: panel for caption, panel in shown.items() if panel is not None}
