@@ -46,6 +46,7 @@ class GivenCapture:
         files: What was read besides the pictures.
         world: World units from the space of the poses.
         box: ``[2, 3]`` that holds what is to be seen, in the space of the poses; ``None`` where points tell.
+        ball: Whether the largest ball in the box holds all of it.
         sparse: Folder with the COLMAP model that the poses are from, if they are from one.
         left_out: How many pictures are there that have no pose, and are not used.
     """
@@ -54,6 +55,7 @@ class GivenCapture:
     files: tuple[Path, ...]
     world: Sim3 = IDENTITY
     box: np.ndarray | None = None
+    ball: bool = False
     sparse: Path | None = None
     left_out: int = 0
 

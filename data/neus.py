@@ -58,7 +58,7 @@ def read_neus(folder: Path) -> GivenCapture:
     pictures = _pictures(folder / PICTURES, path, list(scale_mats))
     views = [_view(path, i, mats[f"world_mat_{i}"] @ scale_mats[i], pictures[i]) for i in scale_mats]
     _check_one_size(views)
-    return GivenCapture(tuple(views), (path,), world, np.array([[-BOX_HALF] * 3, [BOX_HALF] * 3]))
+    return GivenCapture(tuple(views), (path,), world, np.array([[-BOX_HALF] * 3, [BOX_HALF] * 3]), ball=True)
 
 
 def decompose(projection: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

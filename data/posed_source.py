@@ -65,7 +65,8 @@ class GivenSource(ImageSource):
 
     def index_facts(self, _size: tuple[int, int]) -> dict[str, Any]:
         """What ``raw.json`` says of all frames: their world, and the box that holds what is seen where there is one."""
-        box = {} if self.content.box is None else {"box": self.content.box.tolist()}
+        content = self.content
+        box = {} if content.box is None else {"box": content.box.tolist(), "ball": content.ball}
         return {**box, "world": self.content.world.to_json()}
 
     def write_sparse(self, folder: Path, names: list[str]) -> None:

@@ -89,7 +89,9 @@ def _take_given(files: SceneFiles, index: dict[str, Any]) -> dict[str, Any]:
         # What is seen is in a box, or where the points of a model say.
         points, error = (0, None) if "box" in index else _take_model(files, folder / files.reference_sparse.name)
         numbers = {"requested": len(poses), "registered": len(poses), "mean_reprojection_error": error}
-        space = {"space": GIVEN_SPACE, "box": index["box"]} if "box" in index else {"space": "colmap"}
+        space = {"space": "colmap"}
+        if "box" in index:
+            space = {"space": GIVEN_SPACE, "box": index["box"], "ball": index.get("ball", False)}
         world = {"world": index["world"]} if "world" in index else {}
         value = {**space, **world, "camera": pinhole.to_json(), "poses": poses, **numbers, "unregistered": []}
         write_json(folder / files.reference_poses.name, value)
