@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from methods.kernels.taps import gradient_and_laplacian, tap_directions
+from methods.kernels.taps import gradient_and_laplacian, tap_offsets
 from methods.neus_hash.schedules import active_levels
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def by_differences(field: SurfaceField, positions: Tensor) -> tuple[Tensor, Tens
     c, side = field.config, step_length(field)
     x = positions / c.radius
     unit = (x * 0.5 + 0.5).clamp(0.0, 1.0)
-    offsets = side * tap_directions(c.num_taps, unit.device)
+    offsets = tap_offsets(side, c.taps, unit.device)
     encoded = field.encoding.taps(unit, offsets, field.level_mask, clamped=True)
     places = torch.cat([unit[:, None], (unit[:, None] + offsets).clamp(0.0, 1.0)], dim=1) * 2 - 1
     hidden = torch.cat([places, encoded], dim=-1)
@@ -43,5 +43,4 @@ def by_differences(field: SurfaceField, positions: Tensor) -> tuple[Tensor, Tens
     last = field.layers[-1]
     features = F.linear(hidden[:, 0], last.weight, last.bias)
     around = hidden[:, 1:] @ last.weight[0] + last.bias[0]
-    length = 2 * c.radius * side
-    return features, *gradient_and_laplacian(features[:, 0], around, length)
+    return features, *gradient_and_laplacian(features[:, 0], around, 2 * c.radius * side, c.taps)

@@ -70,26 +70,6 @@ void backward_table_level(const GridCall& call, int32_t l, const Axes& axes) {
   });
 }
 
-// `gradient` [D][LANES]: of the sum over corners of factor * dot, in x. The cells are found again: cheaper than to keep the
-// slopes of eight corners along three axes.
-template <int D, bool SMOOTH, bool DIRECTED>
-FB_HD void slopes(const GridLevel& level, const Axes& axes, int64_t first, bool bounded,
-                  const float (&dot)[1 << D][LANES], float (&gradient)[D][LANES]) {
-#pragma omp simd
-  for (int lane = 0; lane < LANES; ++lane) {
-    float x[D], v[D] = {};
-    for (int d = 0; d < D; ++d) x[d] = axes.x[d * axes.padded + first + lane];
-    if constexpr (DIRECTED)
-      for (int d = 0; d < D; ++d) v[d] = axes.along[d * axes.padded + first + lane];
-    const GridCell<D> here = grid_cell<D, SMOOTH>(level, x, bounded);
-    for (int d = 0; d < D; ++d) {
-      float sum = 0.0f;
-      for (int c = 0; c < (1 << D); ++c) sum += factor_slope<D, DIRECTED>(here, c, d, v) * dot[c][lane];
-      gradient[d][lane] = here.inside ? sum : 0.0f;
-    }
-  }
-}
-
 template <int D, int F, bool SMOOTH, bool HASHED, bool DIRECTED, class T>
 void backward_x_level(const GridCall& call, int32_t l, const Axes& axes, int64_t begin, int64_t end) {
   using Points = Block<D, SMOOTH, HASHED, Factors::none>;
@@ -102,7 +82,8 @@ void backward_x_level(const GridCall& call, int32_t l, const Axes& axes, int64_t
     block.fill(level, axes, i, a.bounded);
     if (far) block.template fetch<false, F>(table);
   };
-  alignas(64) float dot[Points::CORNERS][LANES] = {}, gradient[D][LANES];
+  alignas(64) float dot[Points::CORNERS][LANES] = {}, along[D][LANES] = {};
+  SlopeBlock<D, SMOOTH> slopes;
   in_blocks<Points>(begin, end, fill, [&](const Points& block, int64_t i) {
     const int lanes = static_cast<int>(end - i < LANES ? end - i : LANES);
     for (int lane = 0; lane < lanes; ++lane) {
@@ -114,9 +95,13 @@ void backward_x_level(const GridCall& call, int32_t l, const Axes& axes, int64_t
         dot[c][lane] = sum;
       }
     }
-    slopes<D, SMOOTH, DIRECTED>(level, axes, i, a.bounded, dot, gradient);
+    // The cells are found again: cheaper than to keep them from when the rows were.
+    slopes.fill(level, a.bounded, [&](int lane, int d) { return axes.x[d * axes.padded + i + lane]; });
+    if constexpr (DIRECTED)
+      for (int d = 0; d < D; ++d) std::memcpy(along[d], axes.along + d * axes.padded + i, sizeof along[d]);
+    slopes.template fold<DIRECTED>(dot[0], along[0]);
     for (int lane = 0; lane < lanes; ++lane)
-      for (int d = 0; d < D; ++d) call.out[(i + lane) * D + d] += gradient[d][lane];
+      for (int d = 0; d < D; ++d) call.out[(i + lane) * D + d] += slopes.gradient[d][lane];
   });
 }
 
@@ -124,7 +109,7 @@ template <int D, int F, bool SMOOTH, bool DIRECTED, class T>
 void run_points(const GridCall& call, GridPass pass, const Axes& axes) {
   const GridArgs& a = call.args;
   const int64_t width = static_cast<int64_t>(a.level_count) * F;
-  each_run(a, [&](int32_t l, int64_t begin, int64_t end) {
+  each_run(a.points, a.level_count, [&](int32_t l, int64_t begin, int64_t end) {
     if (!(a.level_mask >> l & 1)) {
       if (pass == GridPass::forward)
         for (int64_t i = begin; i < end; ++i) std::memset(call.out + i * width + l * F, 0, sizeof(float) * F);
@@ -141,7 +126,8 @@ void run_points(const GridCall& call, GridPass pass, const Axes& axes) {
 
 template <int D, int F, bool SMOOTH, bool DIRECTED>
 void run_rows(const GridCall& call, const Axes& axes) {
-  each_level(call.args, [&](int32_t l) {
+  each_alone(call.args.level_count, [&](int32_t l) {
+    if (!(call.args.level_mask >> l & 1)) return;
     const auto run = [&]<Factors FACTORS>() {
       if (call.args.levels[l].hashed) backward_table_level<D, F, SMOOTH, true, FACTORS>(call, l, axes);
       else backward_table_level<D, F, SMOOTH, false, FACTORS>(call, l, axes);

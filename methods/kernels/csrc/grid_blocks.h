@@ -32,33 +32,38 @@ std::unique_ptr<float[]> by_axis(const float* x, int64_t points, int64_t padded)
   return axes;
 }
 
-// Whether a level's rows outgrow the caches nearest to a core, so that it pays to ask for them ahead.
+// Rows of a level that points in [0, 1] can touch, about.
 template <int D>
-bool is_far(const GridLevel& level, int64_t row_bytes) {
-  double used = 1.0;
-  for (int d = 0; d < D; ++d) used *= level.scale + 2.0;
-  return (used < level.rows ? used : level.rows) * row_bytes > (1 << 17);
+double touched_rows(const GridLevel& level) {
+  double corners = 1.0;
+  for (int d = 0; d < D; ++d) corners *= level.scale + 2.0;
+  return corners < level.rows ? corners : level.rows;
 }
 
-// Calls run(l, begin, end) for all points and levels, on or off. Each thread takes a run of points, from a multiple of LANES,
-// and walks it once per level, so that one level's table stays in the cache.
+// Whether they outgrow the caches nearest to a core, so that it pays to ask for them ahead.
+template <int D>
+bool is_far(const GridLevel& level, int64_t row_bytes) {
+  return touched_rows<D>(level) * row_bytes > (1 << 17);
+}
+
+// Calls run(task, begin, end) for all points and tasks: levels, or a few together. Each thread takes a run of points, from a
+// multiple of LANES, and walks it once per task, so that one task's table stays in the cache.
 template <class Run>
-void each_run(const GridArgs& a, const Run& run) {
-  torch::stable::parallel_for(0, padded_to_lanes(a.points) / LANES, 16, [&](int64_t begin, int64_t end) {
-    const int64_t last = end * LANES < a.points ? end * LANES : a.points;
-    for (int32_t l = 0; l < a.level_count; ++l) run(l, begin * LANES, last);
+void each_run(int64_t points, int32_t tasks, const Run& run) {
+  torch::stable::parallel_for(0, padded_to_lanes(points) / LANES, 16, [&](int64_t begin, int64_t end) {
+    const int64_t last = end * LANES < points ? end * LANES : points;
+    for (int32_t task = 0; task < tasks; ++task) run(task, begin * LANES, last);
   });
 }
 
-// Calls run(l) for the levels that are on, each in one thread, so that no row of the table has two writers and the order of
-// its sums does not depend on the threads. Whoever is free takes the next, finest first: those take longest.
+// Calls run(task) for all tasks, each in one thread, so that no row of the table has two writers and the order of its sums
+// does not depend on the threads. Whoever is free takes the next, finest first: those take longest.
 template <class Run>
-void each_level(const GridArgs& a, const Run& run) {
-  std::atomic<int32_t> left{a.level_count};
+void each_alone(int32_t tasks, const Run& run) {
+  std::atomic<int32_t> left{tasks};
   const int64_t hands = static_cast<int64_t>(torch::stable::get_num_threads());
   torch::stable::parallel_for(0, hands, 1, [&](int64_t, int64_t) {
-    for (int32_t l = --left; l >= 0; l = --left)
-      if (a.level_mask >> l & 1) run(l);
+    for (int32_t task = --left; task >= 0; task = --left) run(task);
   });
 }
 
@@ -103,6 +108,44 @@ struct Block {
   FB_HD void fetch(const T* table) const {
     for (int lane = 0; lane < LANES; ++lane)
       for (int c = 0; c < CORNERS; ++c) __builtin_prefetch(table + static_cast<int64_t>(row[c][lane]) * F, WRITTEN, 3);
+  }
+};
+
+// Numbers of a block: [LANES] of a row that starts at a multiple of 64 bytes.
+using Lanes = float __attribute__((vector_size(LANES * sizeof(float)), may_alias));
+
+inline const Lanes* lanes(const float* row) { return reinterpret_cast<const Lanes*>(row); }
+inline Lanes* lanes(float* row) { return reinterpret_cast<Lanes*>(row); }
+
+// A block's gradients in x, at one level.
+template <int D, bool SMOOTH>
+struct SlopeBlock {
+  alignas(64) float low[D][LANES];
+  alignas(64) float slope[D][LANES];
+  alignas(64) float bend[D][LANES];
+  alignas(64) float gradient[D][LANES];
+  alignas(64) uint32_t inside[LANES];
+
+  // `at(lane, d)`: a lane's position.
+  template <class At>
+  FB_HD void fill(const GridLevel& level, bool bounded, const At& at) {
+#pragma omp simd
+    for (int lane = 0; lane < LANES; ++lane) {
+      float x[D];
+      for (int d = 0; d < D; ++d) x[d] = at(lane, d);
+      const GridCell<D> cell = grid_cell<D, SMOOTH>(level, x, bounded);
+      inside[lane] = cell.inside;
+      for (int d = 0; d < D; ++d) low[d][lane] = cell.low[d], slope[d][lane] = cell.slope[d], bend[d][lane] = cell.bend[d];
+    }
+  }
+
+  // Of the sum over corners of factor * dot [2^D][LANES], taken along v [D][LANES]; zero outside.
+  template <bool DIRECTED>
+  FB_HD void fold(const float* dot, const float* v) {
+    fold_slopes<D, DIRECTED>(lanes(low[0]), lanes(slope[0]), lanes(bend[0]), lanes(dot), lanes(v), lanes(gradient[0]));
+    for (int d = 0; d < D; ++d)
+#pragma omp simd
+      for (int lane = 0; lane < LANES; ++lane) gradient[d][lane] = inside[lane] ? gradient[d][lane] : 0.0f;
   }
 };
 

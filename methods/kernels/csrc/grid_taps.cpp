@@ -2,6 +2,8 @@
 #include "grid_taps.h"
 
 #include <cstring>
+#include <memory>
+#include <vector>
 
 #include "grid_call.h"
 #if !defined(FIELDBOOK_CUDA)
@@ -13,242 +15,279 @@ namespace fieldbook {
 #if !defined(FIELDBOOK_CUDA)
 namespace {
 
-// One tap of a block of points at one level: cells and weights, and which lanes' taps lie apart from the points' cells.
-template <int D, bool SMOOTH, bool HASHED>
-struct TapBlock {
+// Neighbouring levels that a pass takes together.
+struct Span {
+  int32_t first, count;
+};
+
+// A block's numbers of one level and tap are few and lie far from the next tap's, so that most of a cache line is moved for
+// nothing: levels go together as far as a line reaches, while their tables stay in the cache together.
+template <int D, int F>
+std::vector<Span> spans_of(const GridArgs& a) {
+  std::vector<Span> spans;
+  double kept = 0.0;
+  for (int32_t l = 0; l < a.level_count; ++l) {
+    const double bytes = touched_rows<D>(a.levels[l]) * F * sizeof(float);
+    const auto on = [&](int32_t level) { return a.level_mask >> level & 1; };
+    const bool joins = !spans.empty() && on(l) && on(l - 1) && (spans.back().count + 1) * F <= LANES &&
+                       kept + bytes <= 4 << 20;
+    kept = joins ? kept + bytes : bytes;
+    if (joins) ++spans.back().count;
+    else spans.push_back({l, 1});
+  }
+  return spans;
+}
+
+// One tap of a block of points at one level: weights, rows, and which lanes' taps lie apart from their points' cells. The
+// rows of the others are those of tap 0, the point itself.
+template <int D, bool SMOOTH>
+struct Tap {
   static constexpr int CORNERS = 1 << D;
-  alignas(64) uint32_t home[D][LANES];    // of the points' cells, known once place() had k = 0
   alignas(64) uint32_t corner[D][LANES];
   alignas(64) uint32_t row[CORNERS][LANES];
   alignas(64) float weight[CORNERS][LANES];
   alignas(64) uint32_t apart[LANES];
 
   // Returns how many lanes lie apart.
-  FB_HD int place(const GridLevel& level, const Axes& axes, int64_t first, const Taps& taps, int k, bool bounded) {
+  FB_HD uint32_t place(const GridLevel& level, const Axes& axes, int64_t first, const Shift<D>& shift, bool bounded,
+                       const Tap& home) {
     uint32_t count = 0;
 #pragma omp simd reduction(+ : count)
     for (int lane = 0; lane < LANES; ++lane) {
-      float x[D], at[D];
-      bool free[D];
-      for (int d = 0; d < D; ++d) x[d] = axes.x[d * axes.padded + first + lane];
-      tap_at<D>(taps, k, x, at, free);
+      float at[D];
+      for (int d = 0; d < D; ++d) at[d] = shift(axes.x[d * axes.padded + first + lane], d);
       const GridCell<D> cell = grid_cell<D, SMOOTH>(level, at, bounded);
       uint32_t moved = 0;
       for (int d = 0; d < D; ++d) {
-        if (k == 0) home[d][lane] = cell.corner[d];
         corner[d][lane] = cell.corner[d];
-        moved |= cell.corner[d] ^ home[d][lane];
+        moved |= cell.corner[d] ^ home.corner[d][lane];
       }
       apart[lane] = moved != 0;
       count += moved != 0;
       for (int c = 0; c < CORNERS; ++c) weight[c][lane] = cell.inside ? corner_weight<D>(cell, c) : 0.0f;
     }
-    return static_cast<int>(count);
+    return count;
   }
 
-  FB_HD void find_rows(const GridLevel& level) {
+  template <bool HASHED>
+  FB_HD void find_row(const GridLevel& level, int lane) {
+    for (int c = 0; c < CORNERS; ++c) {
+      uint32_t at[D];
+      for (int d = 0; d < D; ++d) at[d] = corner[d][lane] + (c >> d & 1);
+      const uint32_t r = grid_row<D, HASHED>(level, at);
+      row[c][lane] = HASHED ? r : wrapped(r, level.rows);
+    }
+  }
+
+  template <bool HASHED>
+  FB_HD void find_rows(const GridLevel& level, bool all) {
+    if (all) {
 #pragma omp simd
-    for (int lane = 0; lane < LANES; ++lane)
-      for (int c = 0; c < CORNERS; ++c) {
-        uint32_t at[D];
-        for (int d = 0; d < D; ++d) at[d] = corner[d][lane] + (c >> d & 1);
-        const uint32_t r = grid_row<D, HASHED>(level, at);
-        row[c][lane] = HASHED ? r : wrapped(r, level.rows);
-      }
+      for (int lane = 0; lane < LANES; ++lane) find_row<HASHED>(level, lane);
+    } else {
+      for (int lane = 0; lane < LANES; ++lane)
+        if (apart[lane]) find_row<HASHED>(level, lane);
+    }
   }
 };
 
-// What the three passes share: a level, its points, and walks through them.
-template <int D, int F, bool SMOOTH, bool HASHED>
-struct TapLevel {
-  using Points = Block<D, SMOOTH, HASHED, Factors::none>;
-  using Tap = TapBlock<D, SMOOTH, HASHED>;
+// What the three passes share: levels, points, and a walk through both.
+template <int D, int F, bool SMOOTH>
+struct TapSpan {
+  using One = Tap<D, SMOOTH>;
   static constexpr int CORNERS = 1 << D;
 
   const TapsCall& call;
   const Axes& axes;
-  const int32_t l;
+  const Span span;
   const GridArgs& args = call.grid.args;
-  const GridLevel level = args.levels[l];
-  const int64_t width = static_cast<int64_t>(args.level_count) * F;
+  const int count = 1 + call.taps.count;
 
-  // Of tap k of point i, in [N, 1 + K, L * F].
-  FB_HD int64_t at(int64_t i, int k) const { return (i * (1 + call.taps.count) + k) * width + l * F; }
+  // A block of points at one level.
+  struct Step {
+    std::unique_ptr<One[]> taps;
+    int64_t i;
+    int32_t l;
+    int lanes;
+  };
 
-  template <bool WRITTEN, class T, class Use>
-  FB_HD void each_block(const T* table, int64_t begin, int64_t end, const Use& use) const {
-    const bool far = is_far<D>(level, F * sizeof(T));
-    const auto fill = [&](Points& block, int64_t i) {
-      block.fill(level, axes, i, args.bounded);
-      if (far) block.template fetch<WRITTEN, F>(table);
-    };
-    in_blocks<Points>(begin, end, fill, [&](const Points& block, int64_t i) {
-      use(block, i, static_cast<int>(end - i < LANES ? end - i : LANES));
-    });
+  // Of tap k of a lane's point, in [N, 1 + K, L * F].
+  FB_HD int64_t at(const Step& step, int lane, int k) const {
+    return (((step.i + lane) * count + k) * args.level_count + step.l) * static_cast<int64_t>(F);
+  }
+
+  FB_HD void fill(Step& step, int64_t i, int32_t l, int64_t end) const {
+    step.i = i, step.l = l, step.lanes = static_cast<int>(end - i < LANES ? end - i : LANES);
+    const GridLevel& level = args.levels[l];
+    for (int k = 0; k < count; ++k) {
+      One& tap = step.taps[k];
+      const uint32_t apart = tap.place(level, axes, i, Shift<D>(call.taps, k), args.bounded, k ? step.taps[0] : tap);
+      if (k == 0)
+        for (int lane = 0; lane < LANES; ++lane) tap.apart[lane] = 0;
+      else if (!apart)
+        continue;
+      if (level.hashed) tap.template find_rows<true>(level, k == 0 || apart > 3);
+      else tap.template find_rows<false>(level, k == 0 || apart > 3);
+    }
+  }
+
+  // Asks for what a lane needs of the table and of `numbers` [N, 1 + K, L * F].
+  template <GridPass PASS, class T>
+  FB_HD void fetch(const Step& step, const T* table, const float* numbers, bool far, int lane) const {
+    for (int k = 0; k < count; ++k) {
+      if (step.l == span.first) __builtin_prefetch(numbers + at(step, lane, k), PASS == GridPass::forward, 3);
+      if (far && (k == 0 || step.taps[k].apart[lane]))
+        for (int c = 0; c < CORNERS; ++c)
+          __builtin_prefetch(table + (args.levels[step.l].offset + step.taps[k].row[c][lane]) * F,
+                             PASS == GridPass::backward_table, 3);
+    }
+  }
+
+  // Calls use(step, ahead) for the blocks of points in turn and for all levels of each; use() calls ahead(lane), which asks
+  // for that lane's share of the next step: all of it at once would be more than a core can wait for.
+  template <GridPass PASS, class T, class Use>
+  FB_HD void each_step(const T* table, const float* numbers, int64_t begin, int64_t end, const Use& use) const {
+    Step steps[2];
+    for (Step& step : steps) step.taps.reset(new One[count]);
+    const int64_t total = (end - begin + LANES - 1) / LANES * span.count;
+    for (int64_t s = 0; s <= total; ++s) {
+      Step &next = steps[s & 1], &now = steps[(s & 1) ^ 1];
+      const int32_t l = span.first + static_cast<int32_t>(s % span.count);
+      if (s < total) fill(next, begin + s / span.count * LANES, l, end);
+      const bool far = is_far<D>(args.levels[l], F * sizeof(T));
+      const auto ahead = [&](int lane) {
+        if (s < total) fetch<PASS>(next, table, numbers, far, lane);
+      };
+      if (s > 0) use(now, ahead);
+    }
   }
 
   template <class T>
-  FB_HD static void load(const T* table, const Points& block, float (&entry)[CORNERS][F][LANES]) {
-    for (int lane = 0; lane < LANES; ++lane)
-      for (int c = 0; c < CORNERS; ++c)
-        for (int f = 0; f < F; ++f)
-          entry[c][f][lane] = to_float(table[static_cast<int64_t>(block.row[c][lane]) * F + f]);
-  }
-
-  FB_HD void load_grad(int64_t i, int k, int lanes, float (&grad)[F][LANES]) const {
-    for (int lane = 0; lane < lanes; ++lane)
-      for (int f = 0; f < F; ++f) grad[f][lane] = call.grid.grad[at(i + lane, k) + f];
+  FB_HD static void load(const T* own, const One& tap, int lane, float (&entry)[CORNERS][F]) {
+    for (int c = 0; c < CORNERS; ++c)
+      for (int f = 0; f < F; ++f) entry[c][f] = to_float(own[static_cast<int64_t>(tap.row[c][lane]) * F + f]);
   }
 };
 
-template <int D, int F, bool SMOOTH, bool HASHED, class T>
-void forward_level(const TapsCall& call, int32_t l, const Axes& axes, int64_t begin, int64_t end) {
-  using Level = TapLevel<D, F, SMOOTH, HASHED>;
-  const Level here{call, axes, l};
-  const T* table = static_cast<const T*>(call.grid.table) + here.level.offset * F;
-  alignas(64) float entry[Level::CORNERS][F][LANES], sum[F][LANES];
-  typename Level::Tap tap;
-  here.template each_block<false>(table, begin, end, [&](const typename Level::Points& block, int64_t i, int lanes) {
-    Level::load(table, block, entry);
-    for (int k = 0; k <= call.taps.count; ++k) {
-      const int apart = tap.place(here.level, axes, i, call.taps, k, here.args.bounded);
-      if (apart < LANES)
-        for (int f = 0; f < F; ++f)
-#pragma omp simd
-          for (int lane = 0; lane < LANES; ++lane) {
-            float total = 0.0f;
-            for (int c = 0; c < Level::CORNERS; ++c) total += tap.weight[c][lane] * entry[c][f][lane];
-            sum[f][lane] = total;
-          }
-      if (apart) tap.find_rows(here.level);
-      for (int lane = 0; lane < lanes; ++lane) {
-        float* out = call.grid.out + here.at(i + lane, k);
-        float total[F] = {};
-        if (tap.apart[lane]) {
-          for (int c = 0; c < Level::CORNERS; ++c) {
-            const T* other = table + static_cast<int64_t>(tap.row[c][lane]) * F;
-            for (int f = 0; f < F; ++f) total[f] += tap.weight[c][lane] * to_float(other[f]);
-          }
-          for (int f = 0; f < F; ++f) out[f] = total[f];
-        } else {
-          for (int f = 0; f < F; ++f) out[f] = sum[f][lane];
-        }
+template <int D, int F, bool SMOOTH, class T>
+void forward_span(const TapsCall& call, Span span, const Axes& axes, int64_t begin, int64_t end) {
+  using Levels = TapSpan<D, F, SMOOTH>;
+  const Levels here{call, axes, span};
+  const T* table = static_cast<const T*>(call.grid.table);
+  const auto use = [&](const typename Levels::Step& step, const auto& ahead) {
+    const T* own = table + here.args.levels[step.l].offset * F;
+    for (int lane = 0; lane < step.lanes; ++lane) {
+      float held[Levels::CORNERS][F], other[Levels::CORNERS][F];
+      here.load(own, step.taps[0], lane, held);
+      for (int k = 0; k < here.count; ++k) {
+        const auto& tap = step.taps[k];
+        float sum[F] = {};
+        const auto add = [&](const float(&entry)[Levels::CORNERS][F]) {
+          for (int c = 0; c < Levels::CORNERS; ++c)
+            for (int f = 0; f < F; ++f) sum[f] += tap.weight[c][lane] * entry[c][f];
+        };
+        if (tap.apart[lane]) here.load(own, tap, lane, other), add(other);
+        else add(held);
+        float* out = call.grid.out + here.at(step, lane, k);
+        for (int f = 0; f < F; ++f) out[f] = sum[f];
       }
+      ahead(lane);
     }
-  });
-}
-
-template <int D, int F, bool SMOOTH, bool HASHED>
-void backward_table_level(const TapsCall& call, int32_t l, const Axes& axes) {
-  using Level = TapLevel<D, F, SMOOTH, HASHED>;
-  const Level here{call, axes, l};
-  float* table = call.grid.out + here.level.offset * F;
-  alignas(64) float held[Level::CORNERS][F][LANES], grad[F][LANES] = {};
-  typename Level::Tap tap;
-  const auto use = [&](const typename Level::Points& block, int64_t i, int lanes) {
-    std::memset(held, 0, sizeof held);
-    for (int k = 0; k <= call.taps.count; ++k) {
-      const int apart = tap.place(here.level, axes, i, call.taps, k, here.args.bounded);
-      here.load_grad(i, k, lanes, grad);
-      if (apart < LANES)
-        for (int c = 0; c < Level::CORNERS; ++c)
-          for (int f = 0; f < F; ++f)
-#pragma omp simd
-            for (int lane = 0; lane < LANES; ++lane)
-              held[c][f][lane] += tap.apart[lane] ? 0.0f : tap.weight[c][lane] * grad[f][lane];
-      if (!apart) continue;
-      tap.find_rows(here.level);
-      for (int lane = 0; lane < lanes; ++lane)
-        if (tap.apart[lane])
-          for (int c = 0; c < Level::CORNERS; ++c) {
-            float* other = table + static_cast<int64_t>(tap.row[c][lane]) * F;
-            for (int f = 0; f < F; ++f) other[f] += tap.weight[c][lane] * grad[f][lane];
-          }
-    }
-    for (int lane = 0; lane < lanes; ++lane)
-      for (int c = 0; c < Level::CORNERS; ++c) {
-        float* entry = table + static_cast<int64_t>(block.row[c][lane]) * F;
-        for (int f = 0; f < F; ++f) entry[f] += held[c][f][lane];
-      }
   };
-  here.template each_block<true>(table, 0, here.args.points, use);
+  here.template each_step<GridPass::forward>(table, call.grid.out, begin, end, use);
 }
 
-// Adds to `gradient` [D][LANES] that of the sum over corners of weight * dot, in x, where tap k moves with x.
-template <int D, bool SMOOTH>
-FB_HD void add_slopes(const GridLevel& level, const Axes& axes, int64_t first, const Taps& taps, int k, bool bounded,
-                      const float (&dot)[1 << D][LANES], float (&gradient)[D][LANES]) {
-#pragma omp simd
-  for (int lane = 0; lane < LANES; ++lane) {
-    float x[D], at[D];
-    bool free[D];
-    for (int d = 0; d < D; ++d) x[d] = axes.x[d * axes.padded + first + lane];
-    tap_at<D>(taps, k, x, at, free);
-    const GridCell<D> cell = grid_cell<D, SMOOTH>(level, at, bounded);
-    for (int d = 0; d < D; ++d) {
-      float sum = 0.0f;
-      for (int c = 0; c < (1 << D); ++c) sum += corner_slope<D>(cell, c, d) * dot[c][lane];
-      gradient[d][lane] += cell.inside && free[d] ? sum : 0.0f;
-    }
-  }
-}
-
-template <int D, int F, bool SMOOTH, bool HASHED, class T>
-void backward_x_level(const TapsCall& call, int32_t l, const Axes& axes, int64_t begin, int64_t end) {
-  using Level = TapLevel<D, F, SMOOTH, HASHED>;
-  const Level here{call, axes, l};
-  const T* table = static_cast<const T*>(call.grid.table) + here.level.offset * F;
-  alignas(64) float entry[Level::CORNERS][F][LANES], grad[F][LANES] = {}, dot[Level::CORNERS][LANES];
-  alignas(64) float gradient[D][LANES];
-  typename Level::Tap tap;
-  here.template each_block<false>(table, begin, end, [&](const typename Level::Points& block, int64_t i, int lanes) {
-    Level::load(table, block, entry);
-    std::memset(gradient, 0, sizeof gradient);
-    for (int k = 0; k <= call.taps.count; ++k) {
-      const int apart = tap.place(here.level, axes, i, call.taps, k, here.args.bounded);
-      here.load_grad(i, k, lanes, grad);
-      for (int c = 0; c < Level::CORNERS; ++c)
-#pragma omp simd
-        for (int lane = 0; lane < LANES; ++lane) {
-          float total = 0.0f;
-          for (int f = 0; f < F; ++f) total += entry[c][f][lane] * grad[f][lane];
-          dot[c][lane] = total;
-        }
-      if (apart) {
-        tap.find_rows(here.level);
-        for (int lane = 0; lane < lanes; ++lane)
-          if (tap.apart[lane])
-            for (int c = 0; c < Level::CORNERS; ++c) {
-              const T* other = table + static_cast<int64_t>(tap.row[c][lane]) * F;
-              float total = 0.0f;
-              for (int f = 0; f < F; ++f) total += to_float(other[f]) * grad[f][lane];
-              dot[c][lane] = total;
-            }
+template <int D, int F, bool SMOOTH>
+void backward_table_span(const TapsCall& call, Span span, const Axes& axes) {
+  using Levels = TapSpan<D, F, SMOOTH>;
+  const Levels here{call, axes, span};
+  const auto use = [&](const typename Levels::Step& step, const auto& ahead) {
+    float* own = call.grid.out + here.args.levels[step.l].offset * F;
+    for (int lane = 0; lane < step.lanes; ++lane) {
+      float held[Levels::CORNERS][F] = {};
+      for (int k = 0; k < here.count; ++k) {
+        const auto& tap = step.taps[k];
+        const float* grad = call.grid.grad + here.at(step, lane, k);
+        if (tap.apart[lane])
+          for (int c = 0; c < Levels::CORNERS; ++c) {
+            float* other = own + static_cast<int64_t>(tap.row[c][lane]) * F;
+            for (int f = 0; f < F; ++f) other[f] += tap.weight[c][lane] * grad[f];
+          }
+        else
+          for (int c = 0; c < Levels::CORNERS; ++c)
+            for (int f = 0; f < F; ++f) held[c][f] += tap.weight[c][lane] * grad[f];
       }
-      add_slopes<D, SMOOTH>(here.level, axes, i, call.taps, k, here.args.bounded, dot, gradient);
+      for (int c = 0; c < Levels::CORNERS; ++c) {
+        float* entry = own + static_cast<int64_t>(step.taps[0].row[c][lane]) * F;
+        for (int f = 0; f < F; ++f) entry[f] += held[c][f];
+      }
+      ahead(lane);
     }
-    for (int lane = 0; lane < lanes; ++lane)
-      for (int d = 0; d < D; ++d) call.grid.out[(i + lane) * D + d] += gradient[d][lane];
-  });
+  };
+  here.template each_step<GridPass::backward_table>(call.grid.out, call.grid.grad, 0, here.args.points, use);
 }
 
 template <int D, int F, bool SMOOTH, class T>
-void run_points(const TapsCall& call, GridPass pass, const Axes& axes) {
+void backward_x_span(const TapsCall& call, Span span, const Axes& axes, int64_t begin, int64_t end) {
+  using Levels = TapSpan<D, F, SMOOTH>;
+  struct alignas(64) Dots {
+    float of[Levels::CORNERS][LANES];
+  };
+  const Levels here{call, axes, span};
+  const T* table = static_cast<const T*>(call.grid.table);
+  const std::unique_ptr<Dots[]> dots(new Dots[here.count]());
+  SlopeBlock<D, SMOOTH> slopes;
+  alignas(64) float gradient[D][LANES];
+  const auto use = [&](const typename Levels::Step& step, const auto& ahead) {
+    const GridLevel& level = here.args.levels[step.l];
+    const T* own = table + level.offset * F;
+    for (int lane = 0; lane < step.lanes; ++lane) {
+      float held[Levels::CORNERS][F], other[Levels::CORNERS][F];
+      here.load(own, step.taps[0], lane, held);
+      for (int k = 0; k < here.count; ++k) {
+        const float* grad = call.grid.grad + here.at(step, lane, k);
+        const auto add = [&](const float(&entry)[Levels::CORNERS][F]) {
+          for (int c = 0; c < Levels::CORNERS; ++c) {
+            float total = 0.0f;
+            for (int f = 0; f < F; ++f) total += entry[c][f] * grad[f];
+            dots[k].of[c][lane] = total;
+          }
+        };
+        if (step.taps[k].apart[lane]) here.load(own, step.taps[k], lane, other), add(other);
+        else add(held);
+      }
+      ahead(lane);
+    }
+    std::memset(gradient, 0, sizeof gradient);
+    for (int k = 0; k < here.count; ++k) {
+      const Shift<D> shift(call.taps, k);
+      const float* x = axes.x + step.i;
+      slopes.fill(level, here.args.bounded, [&](int lane, int d) { return shift(x[d * axes.padded + lane], d); });
+      slopes.template fold<false>(dots[k].of[0], nullptr);
+      for (int d = 0; d < D; ++d)
+#pragma omp simd
+        for (int lane = 0; lane < LANES; ++lane)
+          gradient[d][lane] += shift.follows(x[d * axes.padded + lane], d) ? slopes.gradient[d][lane] : 0.0f;
+    }
+    for (int lane = 0; lane < step.lanes; ++lane)
+      for (int d = 0; d < D; ++d) call.grid.out[(step.i + lane) * D + d] += gradient[d][lane];
+  };
+  here.template each_step<GridPass::backward_x>(table, call.grid.grad, begin, end, use);
+}
+
+template <int D, int F, bool SMOOTH, class T>
+void run_points(const TapsCall& call, GridPass pass, const Axes& axes, const std::vector<Span>& spans) {
   const GridArgs& a = call.grid.args;
   const int64_t width = static_cast<int64_t>(a.level_count) * F, taps = 1 + call.taps.count;
-  each_run(a, [&](int32_t l, int64_t begin, int64_t end) {
-    if (!(a.level_mask >> l & 1)) {
-      if (pass == GridPass::forward)
-        for (int64_t i = begin * taps; i < end * taps; ++i)
-          std::memset(call.grid.out + i * width + l * F, 0, sizeof(float) * F);
-      return;
+  each_run(a.points, static_cast<int32_t>(spans.size()), [&](int32_t s, int64_t begin, int64_t end) {
+    const Span span = spans[s];
+    if (a.level_mask >> span.first & 1) {
+      if (pass == GridPass::forward) forward_span<D, F, SMOOTH, T>(call, span, axes, begin, end);
+      else backward_x_span<D, F, SMOOTH, T>(call, span, axes, begin, end);
+    } else if (pass == GridPass::forward) {
+      for (int64_t i = begin * taps; i < end * taps; ++i)
+        std::memset(call.grid.out + i * width + span.first * F, 0, sizeof(float) * F);
     }
-    const auto run = [&]<bool HASHED>() {
-      if (pass == GridPass::forward) forward_level<D, F, SMOOTH, HASHED, T>(call, l, axes, begin, end);
-      else backward_x_level<D, F, SMOOTH, HASHED, T>(call, l, axes, begin, end);
-    };
-    if (a.levels[l].hashed) run.template operator()<true>();
-    else run.template operator()<false>();
   });
 }
 
@@ -258,13 +297,13 @@ void grid_taps_cpu(const TapsCall& call, GridPass pass) {
     const int64_t padded = padded_to_lanes(a.points);
     const auto x = by_axis<D>(a.x, a.points, padded);
     const Axes axes{x.get(), nullptr, padded};
+    const std::vector<Span> spans = spans_of<D, F>(a);
     if (pass == GridPass::backward_table)
-      each_level(a, [&](int32_t l) {
-        if (a.levels[l].hashed) backward_table_level<D, F, SMOOTH, true>(call, l, axes);
-        else backward_table_level<D, F, SMOOTH, false>(call, l, axes);
+      each_alone(static_cast<int32_t>(spans.size()), [&](int32_t s) {
+        if (a.level_mask >> spans[s].first & 1) backward_table_span<D, F, SMOOTH>(call, spans[s], axes);
       });
-    else if (call.grid.half) run_points<D, F, SMOOTH, half_t>(call, pass, axes);
-    else run_points<D, F, SMOOTH, float>(call, pass, axes);
+    else if (call.grid.half) run_points<D, F, SMOOTH, half_t>(call, pass, axes, spans);
+    else run_points<D, F, SMOOTH, float>(call, pass, axes, spans);
   });
 }
 

@@ -92,19 +92,6 @@ FB_HD float corner_slope(const GridCell<D>& cell, int corner, int along) {
   return w;
 }
 
-// d^2 weight / d x_a d x_b; zero for a == b under linear interpolation.
-template <int D>
-FB_HD float corner_bend(const GridCell<D>& cell, int corner, int a, int b) {
-  float w = 1.0f;
-  for (int d = 0; d < D; ++d) {
-    const bool far = corner >> d & 1;
-    if (d == a && d == b) w *= far ? cell.bend[d] : -cell.bend[d];
-    else if (d == a || d == b) w *= far ? cell.slope[d] : -cell.slope[d];
-    else w *= far ? cell.low[d] : 1.0f - cell.low[d];
-  }
-  return w;
-}
-
 // What a corner's entry is multiplied with: its weight, or DIRECTED its weight's derivative along v [D].
 template <int D, bool DIRECTED>
 FB_HD float factor(const GridCell<D>& cell, int corner, const float* v) {
@@ -114,13 +101,37 @@ FB_HD float factor(const GridCell<D>& cell, int corner, const float* v) {
   return sum;
 }
 
-// d factor / d x along axis `axis`.
-template <int D, bool DIRECTED>
-FB_HD float factor_slope(const GridCell<D>& cell, int corner, int axis, const float* v) {
-  if constexpr (!DIRECTED) return corner_slope<D>(cell, corner, axis);
-  float sum = 0.0f;
-  for (int d = 0; d < D; ++d) sum += v[d] * corner_bend<D>(cell, corner, d, axis);
-  return sum;
+// gradient[D] in x of the sum over corners of factor * dot[corner]. Corners are folded together axis by axis: interpolated,
+// or their difference taken along the axis of the derivative; DIRECTED with the change of each number along v. `low`,
+// `slope` and `bend` are a GridCell's; a Number is a float, or on a CPU a vector of them.
+template <int D, bool DIRECTED, class Number>
+FB_HD void fold_slopes(const Number* low, const Number* slope, const Number* bend, const Number* dot, const Number* v,
+                       Number* gradient) {
+  FB_UNROLL
+  for (int axis = 0; axis < D; ++axis) {
+    Number value[1 << D], change[1 << D];
+    FB_UNROLL
+    for (int c = 0; c < (1 << D); ++c) value[c] = dot[c];
+    FB_UNROLL
+    for (int d = 0; d < D; ++d)
+      FB_UNROLL
+      for (int i = 0; i < (1 << (D - 1 - d)); ++i) {
+        const Number near = value[2 * i], step = value[2 * i + 1] - near;
+        if (d == axis) value[i] = slope[d] * step;
+        else value[i] = near + low[d] * step;
+        if constexpr (DIRECTED) {
+          const Number turn = v[d] * (d == axis ? bend[d] : slope[d]) * step;
+          if (d == 0) {
+            change[i] = turn;
+          } else {
+            const Number before = change[2 * i], after = change[2 * i + 1] - before;
+            if (d == axis) change[i] = slope[d] * after + turn;
+            else change[i] = before + low[d] * after + turn;
+          }
+        }
+      }
+    gradient[axis] = DIRECTED ? change[0] : value[0];
+  }
 }
 
 template <int D, bool HASHED>
@@ -167,18 +178,20 @@ FB_HD void grid_backward_table(const GridLevel& level, const float* x, const flo
   }
 }
 
-// grad_x[D] += sum over corners of d factor / d x * <entry, grad>.
+// grad_x[D] += gradient in x of the sum over corners of factor * <entry, grad>.
 template <int D, int F, bool SMOOTH, bool HASHED, bool DIRECTED, class T>
 FB_HD void grid_backward_x(const GridLevel& level, const float* x, const float* v, bool bounded, const T* table,
                            const float* grad, float* grad_x) {
   const GridCell<D> cell = grid_cell<D, SMOOTH>(level, x, bounded);
   if (!cell.inside) return;
+  float dot[1 << D], gradient[D];
   for (int c = 0; c < (1 << D); ++c) {
     const T* entry = table + (level.offset + corner_row<D, HASHED>(level, cell, c)) * F;
-    float dot = 0.0f;
-    for (int f = 0; f < F; ++f) dot += to_float(entry[f]) * grad[f];
-    for (int d = 0; d < D; ++d) grad_x[d] += factor_slope<D, DIRECTED>(cell, c, d, v) * dot;
+    dot[c] = 0.0f;
+    for (int f = 0; f < F; ++f) dot[c] += to_float(entry[f]) * grad[f];
   }
+  fold_slopes<D, DIRECTED>(cell.low, cell.slope, cell.bend, dot, v, gradient);
+  for (int d = 0; d < D; ++d) grad_x[d] += gradient[d];
 }
 
 }  // namespace fieldbook
