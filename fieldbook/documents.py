@@ -79,6 +79,8 @@ def _distinct_frames(value: Any, where: str) -> None:
         raise Misfit(f"{where} names {twice!r} twice")
 
 
+_SIM3 = record({"scale": positive, "rotation": shapes.rotation, "translation": shapes.vector})
+_LENS = record({"model": text, "width": shapes.side, "height": shapes.side, "params": many(number, fewest=1, most=20)})
 _FRAME = record(
     {"name": shapes.name},
     {
@@ -90,10 +92,10 @@ _FRAME = record(
         "split": shapes.word("train", "test"),
         "file_path": text,
         "transform_matrix": shapes.pose,
+        "lens": _LENS,
     },
 )
 _POSES = mapping(shapes.pose, shapes.name)
-_SIM3 = record({"scale": positive, "rotation": shapes.rotation, "translation": shapes.vector})
 
 CAPTURE = Document(
     record(
@@ -108,6 +110,7 @@ CAPTURE = Document(
             "frame_count": whole(),
             "expected_frame_count": whole(),
             "lost_frames": whole(),
+            "left_out": whole(),
             "truth": shapes.boolean,
         },
     ),
@@ -122,6 +125,8 @@ FRAMES = Document(
             "frames": _distinct_frames,
             "camera": shapes.camera,
             "box": shapes.box,
+            "ball": shapes.boolean,
+            "world": _SIM3,
             "background": maybe(text),
         },
     ),
@@ -134,12 +139,13 @@ REFERENCE = Document(
             "space": text,
             "camera": shapes.camera,
             "box": shapes.box,
+            "ball": shapes.boolean,
+            "world": _SIM3,
             "poses": _POSES,
             "unregistered": many(text),
             "requested": whole(),
             "registered": whole(),
             "mean_reprojection_error": maybe(number),
-            "world": _SIM3,
         },
     ),
     _again("reference"),

@@ -86,6 +86,11 @@ class SceneFiles:
         return self.root / "raw.json"
 
     @property
+    def raw_sparse(self) -> Path:
+        """COLMAP model that a capture came with, of the raw frames and under their names."""
+        return self.root / "raw-sparse"
+
+    @property
     def frames(self) -> Path:
         """Undistorted frames, the pictures everything after the reference uses."""
         return self.root / "frames"

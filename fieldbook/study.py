@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from camera_paths.spec import check_path_spec
-from data.blender import check_frame_keys
+from data.posed import POSED_KINDS, check_frame_keys
 from data.subsets import count_label, held_out_positions
 from fieldbook.config import validate
 from fieldbook.errors import UserError, nearest
@@ -184,8 +184,10 @@ def _check_scene(config: dict[str, Any], scene: str) -> None:
         raise UserError(f"scenes.{scene}.masks: only a blender capture has an alpha channel; use kind: folder")
     if spec["surface"] and spec["surface"]["path"] is None and capture != "synthetic":
         raise UserError(f"scenes.{scene}.surface: only a synthetic capture has a surface of its own; give its path")
-    if capture == "blender":
-        check_frame_keys(f"scenes.{scene}.frames", spec["frames"])
+    if capture not in ("neus", "colmap") and "given" in kinds:
+        raise UserError(f"scenes.{scene}.masks: only a neus or colmap capture comes with masks; use kind: folder")
+    if capture in POSED_KINDS:
+        check_frame_keys(f"scenes.{scene}.frames", capture, spec["frames"])
     pool = _pool_size(spec)
     if pool is not None:
         check_counts(config["counts"], scene, pool)
