@@ -27,4 +27,5 @@ rule all:
         STUDY.files.sync.as_posix(),
         # Asked for by name: Snakemake does not miss a run that is gone as long as the report made from it is there.
         all_scores,
+        all_geometries,
     default_target: True

@@ -87,19 +87,6 @@ def read_blender(folder: Path) -> BlenderFolder:
     return BlenderFolder(angles[0], tuple(frames), paths)
 
 
-def check_frame_keys(where: str, frames: dict[str, Any]) -> None:
-    """Refuse a ``frames.count`` other than ``all``: the format lists its frames, and both its splits are wanted whole.
-
-    Raises:
-        UserError: Names ``where`` the key stands.
-    """
-    if frames["count"] != "all":
-        raise UserError(
-            f"{where}.count is {frames['count']}; a blender capture lists its own frames, so only all is possible: "
-            "ask for fewer training frames with the study's counts, and for fewer test frames with split.file"
-        )
-
-
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path.parent} has no {path.name}; a folder in Blender format has one, see docs/blender.md")

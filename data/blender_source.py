@@ -12,6 +12,7 @@ import numpy as np
 
 from data.alpha import blend_uint8
 from data.blender import BOX_HALF, read_blender
+from data.given import IDENTITY
 from data.pictures import has_alpha
 from data.poses import Camera
 from data.readers import ImageSource, SourceFrame, image_luma, read_picture
@@ -27,10 +28,13 @@ class BlenderSource(ImageSource):
 
     Attributes:
         background: The same, or ``None`` where no picture has an alpha channel.
+        left_out: Pictures that have no pose and would be passed over; there are none, for the files list them.
 
     Raises:
         UserError: See ``read_blender``; or a picture is damaged.
     """
+
+    left_out = 0
 
     def __init__(self, folder: Path, background: str):
         self.content = read_blender(folder)
@@ -64,4 +68,4 @@ class BlenderSource(ImageSource):
         focal = 0.5 * width / math.tan(0.5 * self.content.camera_angle_x)
         camera = Camera(width, height, focal, focal, width / 2, height / 2)
         box = [[-BOX_HALF] * 3, [BOX_HALF] * 3]
-        return {"camera": camera.to_json(), "box": box, "background": self.background}
+        return {"camera": camera.to_json(), "box": box, "background": self.background, "world": IDENTITY.to_json()}

@@ -64,6 +64,13 @@ def bounds_of_box(scene_from_world: Sim3, box: np.ndarray) -> np.ndarray:
     return np.stack([corners.min(0), corners.max(0)])
 
 
+def bounds_of_ball(scene_from_world: Sim3, box: np.ndarray) -> np.ndarray:
+    """Box ``[2, 3]`` along the scene's axes round the largest ball in a cube ``[2, 3]`` of a world."""
+    centre = scene_from_world.points(box.mean(0, keepdims=True))[0]
+    radius = scene_from_world.scale * np.ptp(box, axis=0).min() / 2
+    return np.stack([centre - radius, centre + radius])
+
+
 def _corners(box: np.ndarray) -> np.ndarray:
     """The eight corners ``[8, 3]``."""
     return np.array(list(product(*box.T)))

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from data.alpha import shrink_straight
-from data.pictures import load_picture
+from data.pictures import is_soft, load_picture
 from fieldbook.documents import FRAMES, read_document
 from fieldbook.errors import UserError
 from fieldbook.files import atomic_dir
@@ -47,7 +47,7 @@ def scale_images(files: SceneFiles, long_side: int) -> dict[str, int]:
 
 
 def scale_masks(files: SceneFiles, mask: str, long_side: int) -> dict[str, int]:
-    """Scale one source's masks like the frames; a pixel is kept where half of it is.
+    """Scale one source's masks like the frames; a pixel is kept where half of it is, and a soft mask stays soft.
 
     Returns:
         ``width`` and ``height`` of the scaled masks.
@@ -75,6 +75,6 @@ def _scale_folder(source: Path, target: Path, names: Sequence[str], size: tuple[
                 scaled = shrink_straight(picture, size)
             else:
                 scaled = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-            if is_mask:
+            if is_mask and not is_soft(picture):
                 scaled = np.where(scaled > 127, np.uint8(255), np.uint8(0))
             cv2.imwrite(str(out / name), scaled)

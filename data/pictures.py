@@ -89,6 +89,11 @@ def picture_size(path: Path) -> tuple[int, int]:
         return image.size
 
 
+def is_soft(mask: np.ndarray) -> bool:
+    """Whether a mask of 8 bits says more than yes (255) and no (0)."""
+    return bool(((mask > 0) & (mask < 255)).any())
+
+
 def load_picture(path: Path, flags: int) -> np.ndarray:
     """What ``cv2.imread`` gives for ``flags``, with OpenCV's order of channels.
 

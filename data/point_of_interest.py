@@ -13,6 +13,7 @@ from fieldbook.errors import Infeasible
 
 MIN_SPREAD_DEG = 2.0  # less, and an aim that is off by 1 % moves the meeting point by a third of its distance
 MAX_MEETING_STD = 0.5  # of D; beyond it the axes do not say where the POI is
+ONE_SIDED = 0.75  # mean of the unit axes; all round an object it is the sine of their elevation
 BEAM_RADIUS = 0.15  # of D: points this close to the mean line of sight tell how deep the surface is
 MAX_SLIDE = 0.25  # of D: how far sparse points may move the POI along the mean line of sight
 OBJECT_RADIUS = 0.35  # of D: points this close to the POI may support the object's plane
@@ -58,8 +59,9 @@ def slide_to_surface(poses: np.ndarray, points: np.ndarray, meeting: Meeting) ->
     """Move the meeting point along the mean view direction to where the sparse points crowd.
 
     Across the view, the mean of many aims is good; along it, the axes of a narrow sweep say little, and the
-    surface does. Only where the cameras look from one side (their axes' mean is longer than 1/2), at least 5
-    points lie in the beam, and the move is at most ``MAX_SLIDE`` or three standard errors.
+    surface does. Only where the cameras look from one side (their axes' mean is longer than ``ONE_SIDED``; less, and a
+    steady error of the aim moves the meeting point by no more than 1.5 times itself), at least 5 points lie in the
+    beam, and the move is at most ``MAX_SLIDE`` or three standard errors.
 
     Args:
         poses: ``world_from_camera`` ``[n, 4, 4]``.
@@ -70,7 +72,7 @@ def slide_to_surface(poses: np.ndarray, points: np.ndarray, meeting: Meeting) ->
         ``[3]``.
     """
     mean_view = -poses[:, :3, 2].mean(0)
-    if np.linalg.norm(mean_view) < 0.5:
+    if np.linalg.norm(mean_view) < ONE_SIDED:
         return meeting.point
     mean_view = mean_view / np.linalg.norm(mean_view)
     distance = median_distance(poses[:, :3, 3], meeting.point)

@@ -26,7 +26,7 @@ _ORDERS = {"binary_little_endian": "<", "binary_big_endian": ">", "ascii": ""}
 
 
 @dataclass(frozen=True)
-class _Header:
+class PlyHeader:
     """What a PLY file says of its points.
 
     Attributes:
@@ -35,6 +35,7 @@ class _Header:
         count: How many points.
         alone: Whether nothing follows the points.
         size: Bytes of the header.
+        total: How many points, faces and whatever else there are in all.
     """
 
     order: str
@@ -42,9 +43,10 @@ class _Header:
     count: int
     alone: bool
     size: int
+    total: int
 
 
-class _Damaged(Exception):  # noqa: N818 - never leaves this module
+class Damaged(Exception):  # noqa: N818 - never leaves what reads files
     """What is wrong with a file."""
 
 
@@ -75,13 +77,13 @@ def read_points(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
         raise UserError(f"no such file of points: {path}; make it again")
     content = path.read_bytes()
     try:
-        header = _header(content)
+        header = read_header(content)
         values = _from_text(content, header) if header.order == "" else _from_bytes(content, header)
         with np.errstate(invalid="ignore"):  # of a NaN that signals; looked for below
             points = np.stack([values[name].astype(np.float64) for name in "xyz"], axis=1)
         if not (np.abs(points) <= LARGEST).all():
-            raise _Damaged("it has points that are not finite")
-    except _Damaged as error:
+            raise Damaged("it has points that are not finite")
+    except Damaged as error:
         raise UserError(f"{path} is not a file of points: {error}; make it again") from None
     colour = [header.fields.get(name) for name in ("red", "green", "blue")]
     if colour != ["u1"] * 3:
@@ -89,10 +91,15 @@ def read_points(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     return points, np.stack([values[name].astype(np.uint8) for name in ("red", "green", "blue")], axis=1)
 
 
-def _header(content: bytes) -> _Header:
+def read_header(content: bytes) -> PlyHeader:
+    """What a PLY file says of itself.
+
+    Raises:
+        Damaged: It is none, or says what no file of points or triangles does.
+    """
     end = content.find(b"end_header", 0, LARGEST_HEADER)
     if not content.startswith(b"ply") or end < 0:
-        raise _Damaged("it has no PLY header")
+        raise Damaged("it has no PLY header")
     size = content.find(b"\n", end) + 1
     lines = [line.split() for line in content[:end].decode("ascii", errors="replace").splitlines()[1:]]
     order, elements = None, []
@@ -109,39 +116,39 @@ def _header(content: bytes) -> _Header:
             case ["property", "list", _, _, name] if elements:
                 elements[-1][2][name] = "list"
             case _:
-                raise _Damaged(f"its header has the line {' '.join(line)[:80]!r}")
+                raise Damaged(f"its header has the line {' '.join(line)[:80]!r}")
     if order is None or size == 0 or not elements or elements[0][0] != "vertex":
-        raise _Damaged("its header does not start with a format and the element vertex")
+        raise Damaged("its header does not start with a format and the element vertex")
     _, count, fields = elements[0]
     if not {"x", "y", "z"} <= fields.keys() or "list" in fields.values():
-        raise _Damaged("its vertices are not x, y, z and other single values")
-    return _Header(order, fields, count, len(elements) == 1, size)
+        raise Damaged("its vertices are not x, y, z and other single values")
+    return PlyHeader(order, fields, count, len(elements) == 1, size, sum(number for _, number, _ in elements))
 
 
-def _from_bytes(content: bytes, header: _Header) -> dict[str, np.ndarray]:
+def _from_bytes(content: bytes, header: PlyHeader) -> dict[str, np.ndarray]:
     kind = np.dtype([(name, header.order + field) for name, field in header.fields.items()])
     _check_length(header, header.count * kind.itemsize, len(content) - header.size)
     table = np.frombuffer(content, kind, header.count, header.size)
     return {name: table[name] for name in header.fields}
 
 
-def _from_text(content: bytes, header: _Header) -> dict[str, np.ndarray]:
+def _from_text(content: bytes, header: PlyHeader) -> dict[str, np.ndarray]:
     words = content[header.size :].split()
     needed = header.count * len(header.fields)
     _check_length(header, needed, len(words))
     try:
         table = np.array(words[:needed], dtype=np.float64).reshape(header.count, len(header.fields))
     except ValueError:
-        raise _Damaged("a value is not a number") from None
+        raise Damaged("a value is not a number") from None
     columns = {name: table[:, k] for k, name in enumerate(header.fields)}
     for name, column in columns.items():
         if header.fields[name] == "u1" and not ((column >= 0) & (column <= 255)).all():
-            raise _Damaged(f"{name} is not a number from 0 to 255")
+            raise Damaged(f"{name} is not a number from 0 to 255")
     return columns
 
 
-def _check_length(header: _Header, needed: int, there: int) -> None:
+def _check_length(header: PlyHeader, needed: int, there: int) -> None:
     if needed > there:
-        raise _Damaged(f"it has fewer points than the {header.count} of its header")
+        raise Damaged(f"it has fewer points than the {header.count} of its header")
     if header.alone and needed < there:
-        raise _Damaged(f"it goes on after the {header.count} points of its header")
+        raise Damaged(f"it goes on after the {header.count} points of its header")

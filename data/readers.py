@@ -21,7 +21,7 @@ import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
-from PIL import ImageOps
+from PIL import Image, ImageOps
 
 from data.pictures import MAX_PIXELS, check_pixels, open_picture
 from fieldbook.errors import UserError
@@ -245,22 +245,42 @@ def _checked_size(path: Path) -> tuple[int, int]:
     with open_picture(path) as image:
         width, height = image.size
         turned = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
-        image.draft("L", (64, 64))  # JPEG only: decodes coarsely, which still meets a truncated end
-        image.load()
+        _decode_coarsely(image)
     return (height, width) if turned else (width, height)
 
 
-def read_picture(path: Path, mode: Literal["RGB", "RGBA"]) -> Callable[[], np.ndarray]:
-    """A function that gives the upright picture, uint8 ``[h, w, 3 or 4]``, and reads the file once, when first called.
+def check_decodes(path: Path) -> None:
+    """Decode a picture, coarsely where that is faster.
+
+    Raises:
+        UserError: It is damaged, or no PNG or JPEG of 8 bits per channel.
+    """
+    with open_picture(path) as image:
+        _decode_coarsely(image)
+
+
+def _decode_coarsely(image: Image.Image) -> None:
+    image.draft("L", (64, 64))  # JPEG only: decodes coarsely, which still meets a truncated end
+    image.load()
+
+
+def read_picture(path: Path, mode: Literal["RGB", "RGBA"], upright: bool = True) -> Callable[[], np.ndarray]:
+    """A function that gives the picture, uint8 ``[h, w, 3 or 4]``, and reads the file once, when first called.
 
     The function raises ``UserError`` for an unreadable image.
+
+    Args:
+        path: PNG or JPEG.
+        mode: With or without alpha.
+        upright: Turn it as its EXIF tag says.
     """
     cache: list[np.ndarray] = []
 
     def picture() -> np.ndarray:
         if not cache:
             with open_picture(path) as image:
-                cache.append(np.asarray(ImageOps.exif_transpose(image).convert(mode)))
+                turned = ImageOps.exif_transpose(image) if upright else image
+                cache.append(np.asarray(turned.convert(mode)))
         return cache[0]
 
     return picture

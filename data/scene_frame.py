@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from data.bounds import bounds_of_box, bounds_of_points, near_far_of_box, near_far_of_points
+from data.bounds import bounds_of_ball, bounds_of_box, bounds_of_points, near_far_of_box, near_far_of_points
 from data.colmap_model import read_model
 from data.point_of_interest import (
     axes_meeting,
@@ -103,7 +103,11 @@ class SceneFrame:
 
 
 def scene_frame_from(
-    poses: np.ndarray, cloud: Cloud, poi: np.ndarray | None = None, box: np.ndarray | None = None
+    poses: np.ndarray,
+    cloud: Cloud,
+    poi: np.ndarray | None = None,
+    box: np.ndarray | None = None,
+    ball: bool = False,
 ) -> SceneFrame:
     """Find the scene frame.
 
@@ -112,6 +116,7 @@ def scene_frame_from(
         cloud: Sparse points; may be empty.
         poi: ``[3]`` in the COLMAP frame; overrides the search, also where the axes do not meet.
         box: ``[2, 3]`` lowest and highest corner of what holds everything, in a capture's own world.
+        ball: The largest ball in that box, a cube, holds everything.
 
     Raises:
         Infeasible: No POI is given and the optical axes do not meet in front of the cameras.
@@ -134,7 +139,7 @@ def scene_frame_from(
         bounds = bounds_of_points(centres_in_scene, points_in_scene)
     else:
         near, far = near_far_of_box(centres, box, sim.scale)
-        bounds = bounds_of_box(sim, box)
+        bounds = bounds_of_ball(sim, box) if ball else bounds_of_box(sim, box)
     return SceneFrame(
         scene_from_colmap=sim,
         poi_in_colmap=found,
@@ -264,7 +269,7 @@ def make_scene_frame(files: SceneFiles, spec: dict[str, Any]) -> dict[str, Any]:
     given = reference.get("space") == GIVEN_SPACE
     cloud = NO_CLOUD if given else read_cloud(files.reference_sparse, names)
     box = np.array(reference["box"], float) if given else None
-    frame = scene_frame_from(poses, cloud, spec.get("poi"), box)
+    frame = scene_frame_from(poses, cloud, spec.get("poi"), box, bool(reference.get("ball")))
     write_points(files.reference_points, frame.scene_from_colmap.points(cloud.points), cloud.colours)
     write_json(files.scene, {**frame.to_json(), "camera": reference["camera"]})
     log.info("scene frame: axis from %s, near %.3g, far %.3g", frame.axis_source, frame.near, frame.far)

@@ -14,7 +14,7 @@ import pycolmap
 
 from data import colmap
 from data.colmap import SfmOptions
-from data.pictures import picture_size
+from data.pictures import load_picture, picture_size
 from fieldbook.errors import Infeasible, UserError
 
 FEWEST_IMAGES = {"incremental": 2, "hierarchical": 2, "global": 3}
@@ -112,8 +112,9 @@ def _colmap_masks(image_dir: Path, names: Sequence[str], mask_dir: Path, out: Pa
     for name in names:
         source = mask_dir / name
         if source.is_file():
-            shutil.copyfile(source, out / f"{name}.png")
+            keep = load_picture(source, cv2.IMREAD_GRAYSCALE) >= 128  # COLMAP takes every value but 0 for yes
         else:
             width, height = picture_size(image_dir / name)
-            cv2.imwrite(str(out / f"{name}.png"), np.full((height, width), 255, np.uint8))
+            keep = np.full((height, width), True)
+        cv2.imwrite(str(out / f"{name}.png"), np.where(keep, np.uint8(255), np.uint8(0)))
     return out

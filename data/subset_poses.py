@@ -4,8 +4,8 @@
 are triangulated again from the subset's own frames. ``subset`` lets COLMAP see the subset alone, with a focal length
 of its own, and brings the result into the scene frame by a similarity: what a capture of this size would give.
 
-Poses that came with the capture were reconstructed from no frames, so there is only the policy ``reference``, and no
-points.
+Poses that came with the capture in a box of its own were reconstructed from no frames, so there is only the policy
+``reference``, and no points. Where they came with a COLMAP model, its tracks stand for features and matches.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from data.points import write_points
 from data.poses import GIVEN_SPACE, Camera, Sim3
 from data.sfm import SfmResult, reconstruct
 from data.subsets import frame_number, gap_ratio, subset
+from data.tracks import triangulate_tracks
 from data.triangulate import triangulate_subset
 from fieldbook.documents import REFERENCE, SCENE, SPLITS, read_document
 from fieldbook.errors import Infeasible, UserError
@@ -99,6 +100,8 @@ def make_poses(files: SceneFiles, pose_files: PoseFiles, spec: dict[str, Any], r
     camera = Camera(**reference["camera"])
     if reference.get("space") == GIVEN_SPACE:
         found = _as_given(names, cameras, camera, request.policy)
+    elif request.policy == "reference" and "world" in reference:
+        found = _from_tracks(files, names, cameras, camera, scene_from_colmap)
     elif request.policy == "reference":
         found = _from_reference(files, pose_files, names, cameras, camera, scene_from_colmap, options)
     else:
@@ -132,6 +135,13 @@ def _from_reference(
     poses = {n: cameras[n] for n in names}
     extra = {"options": colmap.option_values(options, colmap.triangulation(options))}
     return _Found(camera, poses, scene_from_colmap.points(points), colours, [], None, extra)
+
+
+def _from_tracks(
+    files: SceneFiles, names: Sequence[str], cameras: dict[str, np.ndarray], camera: Camera, scene_from_colmap: Sim3
+) -> _Found:
+    points, colours = triangulate_tracks(files.reference_sparse, files.raw, names)
+    return _Found(camera, {n: cameras[n] for n in names}, scene_from_colmap.points(points), colours, [], None, {})
 
 
 def _from_subset(

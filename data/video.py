@@ -13,17 +13,17 @@ from typing import Any
 import cv2
 import numpy as np
 
-from data.blender import check_frame_keys
-from data.blender_source import BlenderSource
+from data.posed import POSED_KINDS, check_frame_keys
+from data.posed_source import GivenSource, PosedSource, posed_source
 from data.readers import ImageSource, SourceFrame, VideoSource
 from fieldbook.documents import CAPTURE, read_document
 from fieldbook.errors import FieldbookError, UserError, nearest
-from fieldbook.files import atomic_dir, sha256_file, user_path, write_json
+from fieldbook.files import atomic_dir, remove, sha256_file, user_path, write_json
 from fieldbook.layout import SceneFiles
 
 log = logging.getLogger(__name__)
 
-KINDS = ("synthetic", "video", "images", "blender")
+KINDS = ("synthetic", "video", "images", *POSED_KINDS)
 
 
 def ingest(files: SceneFiles, spec: dict[str, Any]) -> dict[str, Any]:
@@ -35,7 +35,8 @@ def ingest(files: SceneFiles, spec: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         ``frame_count`` (readable), ``expected_frame_count`` and ``lost_frames``: what a truncated or damaged
-        video should have had, by its own header, and lacks.
+        video should have had, by its own header, and lacks. Of a capture that came with poses also ``left_out``:
+        pictures that are there and have none.
 
     Raises:
         UserError: The source is missing, unreadable, not what ``capture.kind`` says, or has no frame.
@@ -52,7 +53,8 @@ def ingest(files: SceneFiles, spec: dict[str, Any]) -> dict[str, Any]:
     write_json(files.capture, {**found, "truth": capture["kind"] == "synthetic"})
     if found["lost_frames"]:
         log.warning("%s: %d of %d frames lost", path, found["lost_frames"], found["expected_frame_count"])
-    return {key: found[key] for key in ("frame_count", "expected_frame_count", "lost_frames")}
+    numbers = ("frame_count", "expected_frame_count", "lost_frames", "left_out")
+    return {key: found[key] for key in numbers if key in found}
 
 
 def _source_path(files: SceneFiles, capture: dict[str, Any]) -> Path:
@@ -64,11 +66,17 @@ def _source_path(files: SceneFiles, capture: dict[str, Any]) -> Path:
 def _probe(path: Path, capture: dict[str, Any]) -> dict[str, Any]:
     if capture["kind"] == "images":
         return _probe_images(path)
-    if capture["kind"] == "blender":
-        source = BlenderSource(path, capture["background"])
-        count = len(source.paths)
-        return _capture(source.sha256(), source.size(), None, count, count) | {"background": source.background}
+    if capture["kind"] in POSED_KINDS:
+        return _probe_posed(posed_source(path, capture))
     return _probe_video(path)
+
+
+def _probe_posed(source: PosedSource) -> dict[str, Any]:
+    count = len(source.paths)
+    if isinstance(source, GivenSource) and source.left_out:
+        log.warning("%d pictures have no pose and are left out", source.left_out)
+    found = _capture(source.sha256(), source.size(), None, count, count)
+    return found | {"background": source.background, "left_out": source.left_out}
 
 
 def _probe_images(path: Path) -> dict[str, Any]:
@@ -157,8 +165,9 @@ def extract(files: SceneFiles, spec: dict[str, Any]) -> dict[str, Any]:
     ``sharpest`` cuts the source in ``count`` equal windows and takes the frame of each with the largest
     variance of the Laplacian of luma (Pech-Pacheco et al. 2000), the earliest on a tie; ``even`` takes
     evenly spaced frames with the first and the last. Rotation metadata is applied; times are the
-    container's, whatever its frame rate does. A ``blender`` capture gives all its frames, each with its own split,
-    path and pose in the index, and the camera, the box and the background of all.
+    container's, whatever its frame rate does. A capture that came with poses gives all its frames, each with its own
+    path and pose in the index (and its split or its lens), and what holds for all: see ``index_facts`` of its source.
+    The COLMAP model of one that has it goes to ``raw-sparse/``.
 
     Returns:
         ``frames`` and ``source_frames``.
@@ -171,11 +180,12 @@ def extract(files: SceneFiles, spec: dict[str, Any]) -> dict[str, Any]:
     count = _frame_count(spec["frames"]["count"], total)
     path = _source_path(files, spec["capture"])
     changed = UserError(f"{path} is no longer what capture.json says; restore it or delete {files.root}")
-    if capture["kind"] == "blender":
-        check_frame_keys("frames", spec["frames"])
-        source = BlenderSource(path, spec["capture"]["background"])
+    if capture["kind"] in POSED_KINDS:
+        check_frame_keys("frames", capture["kind"], spec["frames"])
+        source = posed_source(path, spec["capture"])
         if source.sha256() != capture["sha256"]:  # poses could change without a change of size or number
             raise changed
+        return _extract_posed(files, source, (capture["width"], capture["height"]))
     elif capture["kind"] == "images":
         source = ImageSource(path)
     else:
@@ -183,12 +193,27 @@ def extract(files: SceneFiles, spec: dict[str, Any]) -> dict[str, Any]:
     size = (capture["width"], capture["height"])
     with atomic_dir(files.raw) as folder:
         picks = _picks(source, spec["frames"]["pick"], count, total)
-        entries = [_write(frame, folder, size) for frame in _picked(source, picks)]
-        if None in entries or len(entries) != count:
+        entries = []
+        for frame in _picked(source, picks):
+            if frame.rgb().shape[1::-1] != size:
+                raise changed
+            entries.append(_write(frame, folder))
+        if len(entries) != count:
             raise changed
-    more = source.index_facts(size) if isinstance(source, BlenderSource) else {}
-    write_json(files.raw_index, {"width": size[0], "height": size[1], **more, "frames": entries})
+    write_json(files.raw_index, {"width": size[0], "height": size[1], "frames": entries})
     return {"frames": count, "source_frames": total}
+
+
+def _extract_posed(files: SceneFiles, source: PosedSource, size: tuple[int, int]) -> dict[str, Any]:
+    with atomic_dir(files.raw) as folder:
+        entries = [_write(frame, folder) for frame in source]
+    remove(files.raw_sparse)
+    if isinstance(source, GivenSource) and source.content.sparse is not None:
+        with atomic_dir(files.raw_sparse) as folder:
+            source.write_sparse(folder, [entry["name"] for entry in entries])
+    facts = {"width": size[0], "height": size[1], **source.index_facts(size)}
+    write_json(files.raw_index, {**facts, "frames": entries})
+    return {"frames": len(entries), "source_frames": len(entries)}
 
 
 def _picks(source: Iterable[SourceFrame], pick: str, count: int, total: int) -> list[int]:
@@ -236,11 +261,9 @@ def _picked(source: Iterable[SourceFrame], picks: list[int]) -> Iterator[SourceF
             return
 
 
-def _write(frame: SourceFrame, folder: Path, size: tuple[int, int]) -> dict[str, Any] | None:
-    """Write the picture losslessly and describe it; ``None`` where its size is not ``(width, height)``."""
+def _write(frame: SourceFrame, folder: Path) -> dict[str, Any]:
+    """Write the picture losslessly and describe it."""
     name, picture, luma = f"frame_{frame.index:05d}.png", frame.rgb(), frame.luma()
-    if (picture.shape[1], picture.shape[0]) != size:
-        return None
     bgr = cv2.cvtColor(picture, cv2.COLOR_RGBA2BGRA if picture.shape[2] == 4 else cv2.COLOR_RGB2BGR)
     if not cv2.imwrite(str(folder / name), bgr):
         raise FieldbookError(f"could not write {folder / name}; is the disk full?")

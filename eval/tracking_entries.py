@@ -29,8 +29,9 @@ AXES = (
 )
 OF_THE_RUN = ("seed", "repeat")  # what the runs of one cell differ in
 _SETTINGS = ("long_side", "device", "torch_threads", "metrics", "weights")
-_WORDS = {"run", "cell", *AXES, "state", "stage", "reason", "commit", "lpips", "dir"}
-_INTERVALS = ("_float_lo95", "_float_hi95", "_uint8_lo95", "_uint8_hi95")
+_WORDS = {"run", "cell", *AXES, "state", "stage", "reason", "commit", "lpips", "geometry", "dir"}
+_WITH_INTERVALS = ("_float", "_uint8", "_world", "_scene", "fscore", "normal_consistency")
+_INTERVALS = tuple(f"{name}_{end}" for name in _WITH_INTERVALS for end in ("lo95", "hi95"))
 _COUNTS = ("n_runs", "planned", "infeasible", "missing")
 
 
@@ -141,7 +142,8 @@ def _run_entry(study: StudyFiles, content: dict[str, Any], entry: dict[str, Any]
     }
     if not ok:
         tags["mlflow.note.content"] = f"Infeasible ({row['stage']}): {row['reason']}"
-    parts = (files.run, files.checkpoint_manifest, files.train_log, files.images_csv) if ok else ()
+    parts = (files.run, files.checkpoint_manifest, files.train_log, files.images_csv, files.mesh_info, files.geometry)
+    parts = parts if ok else ()
     hashes = {path.name: sha256_file(path) for path in parts if path.exists()}
     state = {key: row[key] for key in ("state", "stage", "reason")}
     started, ended = _times(files, inside(study.root.parent, entry["poses_dir"]))
@@ -214,7 +216,7 @@ def _number(value: str) -> float:
 
 def _times(files: RunFiles, poses: Path) -> tuple[float | None, float | None]:
     """When the first and the last stage of a run's own began and ended; of its poses where it has none."""
-    paths = [ledger_path(files.root, stage) for stage in ("train", "render", "score")]
+    paths = [ledger_path(files.root, stage) for stage in ("train", "render", "score", "mesh", "geometry")]
     own = [path for path in paths if path.exists()]
     shared = [path for path in [ledger_path(poses, "poses")] if path.exists()]
     ledgers = [read_document(path, documents.LEDGER) for path in own or shared]

@@ -157,7 +157,8 @@ class Store:
         table = image_table(files)
         if table:
             self.client.log_table(run, table, "images.json")
-        for path in (files.run, files.config, files.checkpoint_manifest, files.train_log, files.images_csv):
+        surface = (files.mesh, files.mesh_glb, files.mesh_info, files.geometry)  # not mesh.obj: the same, larger
+        for path in (files.run, files.config, files.checkpoint_manifest, files.train_log, files.images_csv, *surface):
             if path.exists():
                 self.client.log_artifact(run, str(path))
         for key, path in pictures(files, PICTURES):

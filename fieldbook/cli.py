@@ -16,7 +16,7 @@ import warnings
 import tyro
 
 from fieldbook import child
-from fieldbook.commands import run, scene, score, study
+from fieldbook.commands import run, sample, scene, score, study, surface
 from fieldbook.errors import FieldbookError
 from fieldbook.status import Status
 
@@ -26,10 +26,11 @@ COMMANDS = {
     for f in (
         study.plan, run.method, scene.capture, scene.frames, scene.reference, scene.splits, scene.scene_frame,
         scene.mask, scene.images, scene.scaled_mask, scene.poses, scene.dataset, scene.path, run.train, run.render,
-        score.score, study.tables, study.report, study.sync, study.doctor,
+        score.score, surface.mesh, surface.geometry, study.tables, study.report, study.sync, study.doctor,
+        sample.sample,
     )
 }  # fmt: skip
-WATCHED = {"train", "render", "reference", "poses"}
+WATCHED = {"train", "render", "mesh", "reference", "poses"}
 """Stages that may need more memory than there is; each imports what it needs of it in its work only."""
 
 

@@ -81,6 +81,27 @@ def check_keys(keys: dict[str, Any], of: Literal["study", "scene"]) -> None:
         _check(keys[key], known[key], schema, (key,))
 
 
+def study_keys(keys: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Keys of a study that a stage was given on its command line: checked, with the defaults of the named ones.
+
+    Raises:
+        UserError: As ``check_keys``.
+    """
+    check_keys(keys, "study")
+    return _filled(keys, load_schema()["properties"], names)
+
+
+def scene_keys(keys: dict[str, Any], *names: str) -> dict[str, Any]:
+    """The same of a scene."""
+    check_keys(keys, "scene")
+    return _filled(keys, load_schema()["$defs"]["scene"]["properties"], names)
+
+
+def _filled(keys: dict[str, Any], known: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    node = {"type": "object", "properties": {name: known[name] for name in names}}
+    return _with_defaults(copy.deepcopy(dict(keys)), node, load_schema())
+
+
 def _check(value: Any, node: dict[str, Any], schema: dict[str, Any], where: tuple[str, ...]) -> None:
     validator = jsonschema.Draft202012Validator(schema).evolve(schema=node)
     error = next(validator.iter_errors(value), None)

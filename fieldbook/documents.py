@@ -79,6 +79,8 @@ def _distinct_frames(value: Any, where: str) -> None:
         raise Misfit(f"{where} names {twice!r} twice")
 
 
+_SIM3 = record({"scale": positive, "rotation": shapes.rotation, "translation": shapes.vector})
+_LENS = record({"model": text, "width": shapes.side, "height": shapes.side, "params": many(number, fewest=1, most=20)})
 _FRAME = record(
     {"name": shapes.name},
     {
@@ -90,10 +92,10 @@ _FRAME = record(
         "split": shapes.word("train", "test"),
         "file_path": text,
         "transform_matrix": shapes.pose,
+        "lens": _LENS,
     },
 )
 _POSES = mapping(shapes.pose, shapes.name)
-_SIM3 = record({"scale": positive, "rotation": shapes.rotation, "translation": shapes.vector})
 
 CAPTURE = Document(
     record(
@@ -108,6 +110,7 @@ CAPTURE = Document(
             "frame_count": whole(),
             "expected_frame_count": whole(),
             "lost_frames": whole(),
+            "left_out": whole(),
             "truth": shapes.boolean,
         },
     ),
@@ -122,6 +125,8 @@ FRAMES = Document(
             "frames": _distinct_frames,
             "camera": shapes.camera,
             "box": shapes.box,
+            "ball": shapes.boolean,
+            "world": _SIM3,
             "background": maybe(text),
         },
     ),
@@ -134,6 +139,8 @@ REFERENCE = Document(
             "space": text,
             "camera": shapes.camera,
             "box": shapes.box,
+            "ball": shapes.boolean,
+            "world": _SIM3,
             "poses": _POSES,
             "unregistered": many(text),
             "requested": whole(),
@@ -243,6 +250,13 @@ RESUME = Document(
     _again("train"),
 )
 RUN = Document(record({}, {"spec": record({}), "config": record({}), "versions": record({})}), _again("train"))
+MESH = Document(
+    record(
+        {"space": shapes.word("world", "scene"), "world_from_scene": _SIM3, "aabb_scene": shapes.box},
+        {"vertices": whole(), "faces": whole(), "components": whole(), "watertight": shapes.boolean},
+    ),
+    _again("mesh"),
+)
 STATUS = Document(
     record(
         {"state": shapes.word("ok", "infeasible"), "stage": text},
@@ -262,6 +276,7 @@ TRUTH = Document(
     record(
         {},
         {
+            "subject": shapes.word("card", "object"),
             "seed": whole(),
             "texels_per_metre": shapes.between(0, 1e5),
             "truth_from_camera": mapping(shapes.pose, shapes.name),
@@ -284,7 +299,11 @@ STUDY = Document(
                 )
             ),
         },
-        {"scenes": mapping(record({}), shapes.name), "paths": mapping(record({}), shapes.name), "config": record({})},
+        {
+            "scenes": mapping(record({}), shapes.name),
+            "paths": mapping(record({}), shapes.name),
+            "config": record({}, {"geometry": record({}, {"thresholds": many(positive)})}),
+        },
     ),
     _again("tables"),
 )

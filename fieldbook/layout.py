@@ -66,6 +66,16 @@ class SceneFiles:
         return self.root / "truth"
 
     @property
+    def truth_mesh(self) -> Path:
+        """All surfaces of the synthetic capture, in metres."""
+        return self.truth / "mesh.ply"
+
+    @property
+    def truth_object(self) -> Path:
+        """The synthetic capture's subject alone, a watertight mesh with normals, in the truth frame."""
+        return self.truth / "object.ply"
+
+    @property
     def raw(self) -> Path:
         """Frames as filmed, with the lens's distortion; input of the reference only."""
         return self.root / "raw"
@@ -74,6 +84,11 @@ class SceneFiles:
     def raw_index(self) -> Path:
         """Name, source index, time, sharpness and exposure of each raw frame, and what the capture says of it."""
         return self.root / "raw.json"
+
+    @property
+    def raw_sparse(self) -> Path:
+        """COLMAP model that a capture came with, of the raw frames and under their names."""
+        return self.root / "raw-sparse"
 
     @property
     def frames(self) -> Path:
@@ -282,6 +297,31 @@ class RunFiles:
         return self.root / "images.csv"
 
     @property
+    def mesh(self) -> Path:
+        """The surface in world units, with vertex colours and normals."""
+        return self.root / "mesh.ply"
+
+    @property
+    def mesh_glb(self) -> Path:
+        """The same for viewers and web pages."""
+        return self.root / "mesh.glb"
+
+    @property
+    def mesh_obj(self) -> Path:
+        """The same as text."""
+        return self.root / "mesh.obj"
+
+    @property
+    def mesh_info(self) -> Path:
+        """What the mesh was taken from, its numbers, and the map from the scene frame to its world units."""
+        return self.root / "mesh.json"
+
+    @property
+    def geometry(self) -> Path:
+        """How the mesh compares with the true surface."""
+        return self.root / "geometry.json"
+
+    @property
     def external(self) -> ExternalFiles:
         """What an external method is given, and what it makes of it."""
         return ExternalFiles(self.root / "external")
@@ -291,7 +331,7 @@ class RunFiles:
         return self.root / "logs" / part(f"{stage}-command.log")
 
     def status(self, stage: str) -> Path:
-        """Status file of ``train``, ``render`` or ``score``."""
+        """Status file of a stage of the run: ``train``, ``render``, ``score``, ``mesh`` or ``geometry``."""
         return status_path(self.root, stage)
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from data.blender import read_blender
+from data.posed import POSED_KINDS
+from data.subsets import held_out_positions
 from fieldbook.config import read_config
 from fieldbook.documents import CAPTURE, SPLITS, read_document
 from fieldbook.errors import UserError, nearest
@@ -120,15 +122,30 @@ def _check_unchanged(files: SceneFiles, spec: dict[str, Any]) -> None:
 def _check_sources(scene: str, spec: dict[str, Any], counts: list[int | str]) -> None:
     sources = {f"masks.{name}.path": mask.get("path") for name, mask in spec["masks"].items()}
     sources |= {"capture.path": spec["capture"].get("path"), "split.file": spec["split"]["file"]}
+    sources["surface.path"] = (spec["surface"] or {}).get("path")
     for key, path in sources.items():
         if path is not None and not user_path(path).exists():
             raise UserError(
                 f"scenes.{scene}.{key}: there is no {path}; paths are relative to the folder you start from"
             )
-    if spec["capture"]["kind"] == "blender":
-        folder = read_blender(user_path(spec["capture"]["path"]))
+    kind = spec["capture"]["kind"]
+    if kind in POSED_KINDS:
+        pool = _check_posed(kind, user_path(spec["capture"]["path"]), spec)
         if not spec["split"]["file"]:
-            check_counts(counts, scene, len(folder.of_split("train")))
+            check_counts(counts, scene, pool)
+
+
+def _check_posed(kind: str, folder: Path, spec: dict[str, Any]) -> int:
+    """Check the folder of a capture that came with its poses; how many frames are left beside its test frames."""
+    if kind == "blender":
+        return len(read_blender(folder).of_split("train"))
+    from data.masks.given import check_masks
+    from data.posed_source import read_given
+
+    content = read_given(kind, folder)
+    if any(mask["kind"] == "given" for mask in spec["masks"].values()):
+        check_masks(kind, folder, content)
+    return len(content.views) - len(held_out_positions(len(content.views), spec["split"]["test_every"]))
 
 
 def _check_source_bytes(files: SceneFiles, spec: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from camera_paths.spec import check_path_spec
-from data.blender import check_frame_keys
+from data.posed import POSED_KINDS, check_frame_keys
 from data.subsets import count_label, held_out_positions
 from fieldbook.config import validate
 from fieldbook.errors import UserError, nearest
@@ -113,6 +113,14 @@ class Study:
         keys = ("method", "preset", "overrides")
         return {k: getattr(run, k) for k in keys} | commands | {"device": self.config["device"]}
 
+    def mesh_spec(self) -> dict[str, Any]:
+        """What defines the mesh of a run."""
+        return {k: self.config[k] for k in ("mesh", "device", "torch_threads")}
+
+    def geometry_spec(self, run: Run) -> dict[str, Any]:
+        """What defines the comparison of a run's mesh with the true surface."""
+        return {"geometry": self.config["geometry"], "surface": self.config["scenes"][run.scene]["surface"]}
+
     def score_spec(self) -> dict[str, Any]:
         """What defines the scoring of a run."""
         return {k: self.config[k] for k in ("metrics", "weights", "device")}
@@ -164,13 +172,22 @@ def _check_scene(config: dict[str, Any], scene: str) -> None:
                 raise UserError(
                     f"{axis}: scene {scene!r} has no mask {mask!r}; {nearest(mask, ['none', *spec['masks']])}"
                 )
+    mask = config["geometry"]["mask"]
+    if mask != "none" and mask not in spec["masks"]:
+        raise UserError(
+            f"geometry.mask: scene {scene!r} has no mask {mask!r}; {nearest(mask, ['none', *spec['masks']])}"
+        )
     capture, kinds = spec["capture"]["kind"], [m["kind"] for m in spec["masks"].values()]
     if capture != "synthetic" and "truth" in kinds:
         raise UserError(f"scenes.{scene}.masks: only a synthetic capture has true masks; use kind: folder")
     if capture != "blender" and "alpha" in kinds:
         raise UserError(f"scenes.{scene}.masks: only a blender capture has an alpha channel; use kind: folder")
-    if capture == "blender":
-        check_frame_keys(f"scenes.{scene}.frames", spec["frames"])
+    if spec["surface"] and spec["surface"]["path"] is None and capture != "synthetic":
+        raise UserError(f"scenes.{scene}.surface: only a synthetic capture has a surface of its own; give its path")
+    if capture not in ("neus", "colmap") and "given" in kinds:
+        raise UserError(f"scenes.{scene}.masks: only a neus or colmap capture comes with masks; use kind: folder")
+    if capture in POSED_KINDS:
+        check_frame_keys(f"scenes.{scene}.frames", capture, spec["frames"])
     pool = _pool_size(spec)
     if pool is not None:
         check_counts(config["counts"], scene, pool)

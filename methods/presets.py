@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fieldbook.errors import UserError, nearest
+from methods.external.template import runs_commands
 from methods.hash_nerf.presets import PRESETS as HASH_NERF
 from methods.neus_hash.presets import PRESETS as NEUS_HASH
 
@@ -235,6 +236,11 @@ METHODS: dict[str, Method] = {
 def method_entry(method: str) -> Method:
     """The table's entry; a method that another package registers with nerfstudio gets one with ``paper`` alone."""
     return METHODS.get(method) or Method(presets={"paper": {}})
+
+
+def gives_mesh(run: Mapping[str, Any]) -> bool:
+    """Whether a mesh is taken of a run, given its spec: its method is in the table with a surface."""
+    return not runs_commands(run) and "mesh" in method_entry(str(run.get("method"))).gives
 
 
 def preset_overrides(method: str, preset: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from fieldbook.documents import LEDGER
 from fieldbook.layout import StudyFiles, ledger_path
-from reports.records import RUN_STAGES, SCENE_STAGES, StudyRecord, read_optional
+from reports.records import RUN_STAGES, SCENE_STAGES, SURFACE_STAGES, StudyRecord, read_optional
 from reports.text import gibibytes
 
 
@@ -29,7 +29,7 @@ def _ledger_paths(study: StudyRecord, out: StudyFiles) -> Iterator[Path]:
         yield from (ledger_path(out.path(scene, path).root, "path") for path in study.paths)
     for run in study.runs:
         yield from (ledger_path(run.scene.root, stage) for stage in run.scene_stages)
-        yield from (ledger_path(run.stage_folder(stage), stage) for stage in RUN_STAGES)
+        yield from (ledger_path(run.stage_folder(stage), stage) for stage in (*RUN_STAGES, *SURFACE_STAGES))
 
 
 def _cost_row(stage: str, ledgers: list[dict[str, Any]]) -> dict[str, str]:

@@ -15,7 +15,13 @@ AXIS_SOURCES = {
 
 
 def poses_are_given(files: SceneFiles) -> bool:
-    """Whether the scene's poses came with its capture, so that nothing was reconstructed."""
+    """Whether the scene's poses came with its capture, so that no reference was reconstructed."""
+    poses = read_optional(files.reference_poses, REFERENCE)
+    return "world" in poses or has_own_world(files)
+
+
+def has_own_world(files: SceneFiles) -> bool:
+    """Whether the poses came in a world of the capture's own, with nothing to reconstruct a subset from."""
     return read_optional(files.reference_poses, REFERENCE).get("space") == GIVEN_SPACE
 
 
@@ -42,7 +48,8 @@ def _reference_facts(files: SceneFiles) -> list[tuple[str, str]]:
     if not poses:
         return []
     if poses_are_given(files):
-        return [("Poses", f"of {poses['registered']} frames, given with the capture; nothing was reconstructed")]
+        what = "nothing was reconstructed" if has_own_world(files) else "the reference is its COLMAP model"
+        return [("Poses", f"of {poses['registered']} frames, given with the capture; {what}")]
     unregistered = ", ".join(poses.get("unregistered", [])) or "none"
     error = significant(poses.get("mean_reprojection_error"), 3)
     return [
@@ -57,7 +64,7 @@ def _frame_facts(files: SceneFiles) -> list[tuple[str, str]]:
     if not frame:
         return []
     source = AXIS_SOURCES.get(frame.get("axis_source", ""), frame.get("axis_source", NONE))
-    world = "capture's own" if poses_are_given(files) else "COLMAP"
+    world = "capture's own" if has_own_world(files) else "COLMAP"
     near, far = significant(frame.get("near"), 3), significant(frame.get("far"), 3)
     facts = [
         (

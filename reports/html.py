@@ -15,7 +15,7 @@ from fieldbook.layout import StudyFiles
 from fieldbook.status import OK
 from reports.cell_table import cell_table, dropped_frames, lpips_note
 from reports.costs import cost_table
-from reports.facts import headline, poses_are_given, scene_facts
+from reports.facts import has_own_world, headline, poses_are_given, scene_facts
 from reports.figures import MAX_COST_BARS, Figure, cost_bars, frame_curve
 from reports.gallery import Gallery, page_size
 from reports.log import append_log_entry
@@ -92,6 +92,7 @@ def report_context(study: StudyRecord, out: StudyFiles, runs: list[Row], cells: 
         "scenes": scenes,
         "figures": figures,
         "given": [name for name in study.scenes if poses_are_given(study.results.scene(name))],
+        "own_world": [name for name in study.scenes if has_own_world(study.results.scene(name))],
         "policies": sorted({c["policy"] for c in cells}),
         "infeasible": [c for c in cells if c["infeasible"] != "0"],
         "unfinished": [r for r in runs if r["state"] == "missing"],

@@ -22,7 +22,11 @@ def href(path: Path, out: StudyFiles) -> str:
 def run_provenance(run: RunRecord, out: StudyFiles, ok: bool) -> dict[str, Any]:
     """Links to a run's files and its checkpoint; of a run that is not ok no results, they may be older ones."""
     checkpoint = read_optional(run.files.checkpoint_manifest, MANIFEST) if ok else {}
-    results = {"images.csv": run.files.images_csv, "config.yml": run.files.config} if ok else {}
+    results = (
+        {"images.csv": run.files.images_csv, "config.yml": run.files.config, "mesh.glb": run.files.mesh_glb}
+        if ok
+        else {}
+    )
     places = {
         "run": run.files.root,
         **results,

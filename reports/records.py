@@ -10,16 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eval.geometry_columns import DEFAULT_THRESHOLDS
 from fieldbook.documents import LEDGER, STUDY, Document, check_document, read_document
 from fieldbook.errors import UserError
 from fieldbook.files import inside, read_json, read_text
 from fieldbook.layout import DatasetFiles, PoseFiles, Results, RunFiles, SceneFiles, ledger_path, status_path
 from fieldbook.status import OK, Status, read_status
+from methods.presets import gives_mesh
 
 MISSING = "missing"
 NO_MASK = "none"
 SCENE_STAGES = ("capture", "frames", "reference", "splits", "scene_frame")
 RUN_STAGES = ("poses", "dataset", "train", "render", "score")
+SURFACE_STAGES = ("mesh", "geometry")
+"""Of runs whose method has a surface; how they end does not decide whether the run is ok."""
 # Identity columns of every table, in this order; "run" is the run's id.
 CELL_COLUMNS = (
     "cell",
@@ -58,8 +62,13 @@ class RunRecord:
         """Values of ``IDENTITY_COLUMNS``."""
         return {"run": self.entry["id"]} | {k: self.entry.get(k, "") for k in IDENTITY_COLUMNS[1:]}
 
+    @property
+    def has_surface(self) -> bool:
+        """Whether a mesh is taken of it, or was."""
+        return gives_mesh(self.entry) or self.files.status("mesh").exists()
+
     def stage_folder(self, stage: str) -> Path:
-        """Folder that holds the status and the ledger of one of ``RUN_STAGES``."""
+        """Folder that holds the status and the ledger of a stage."""
         return {"poses": self.poses.root, "dataset": self.dataset.root}.get(stage, self.files.root)
 
 
@@ -81,6 +90,16 @@ class StudyRecord:
         """Scene names in the config's order."""
         named = list(self.content.get("scenes", {}))
         return named + sorted({r.entry["scene"] for r in self.runs} - set(named))
+
+    @property
+    def surfaces(self) -> bool:
+        """Whether a mesh is taken of any run."""
+        return any(run.has_surface for run in self.runs)
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """Of the F-scores of meshes."""
+        return tuple(self.content.get("config", {}).get("geometry", {}).get("thresholds", DEFAULT_THRESHOLDS))
 
     @property
     def paths(self) -> list[str]:
@@ -161,7 +180,8 @@ def read_optional(path: Path, kind: Document) -> dict[str, Any]:
 
 def read_ledgers(run: RunRecord) -> dict[str, dict[str, Any]]:
     """Ledgers of a run's stages, by stage; stages without one are left out."""
-    found = {s: read_optional(ledger_path(run.stage_folder(s), s), LEDGER) for s in RUN_STAGES}
+    stages = (*RUN_STAGES, *SURFACE_STAGES)
+    found = {s: read_optional(ledger_path(run.stage_folder(s), s), LEDGER) for s in stages}
     return {stage: ledger for stage, ledger in found.items() if ledger}
 
 

@@ -10,7 +10,17 @@ from eval.statistics import run_means
 from fieldbook.documents import MANIFEST
 from fieldbook.status import OK
 from reports.pose_numbers import pose_numbers
-from reports.records import Outcome, RunRecord, mean, number, optional_status, read_csv, read_ledgers, read_optional
+from reports.records import (
+    SURFACE_STAGES,
+    Outcome,
+    RunRecord,
+    mean,
+    number,
+    optional_status,
+    read_csv,
+    read_ledgers,
+    read_optional,
+)
 from reports.versions import run_versions
 
 METRICS = (*METRIC_COLUMNS, *MASKED_COLUMNS)
@@ -36,7 +46,8 @@ def run_row(run: RunRecord, end: Outcome, images: list[dict[str, str]]) -> dict[
     last = _last_step(images)
     test = [r for r in last if r["split"] == "test"]
     novel = [r for r in last if r["split"] != "test"]
-    return row | _metric_means(test, novel) | _image_numbers(test, novel) | _training_numbers(run) | _lpips(run)
+    row |= _metric_means(test, novel) | _image_numbers(test, novel) | _training_numbers(run) | _lpips(run)
+    return row | (_surface_numbers(run) if run.has_surface else {})
 
 
 def metric_column(group: str, metric: str) -> str:
@@ -77,6 +88,24 @@ def _lpips(run: RunRecord) -> dict[str, str]:
     """What the scoring says became of LPIPS."""
     status = optional_status(run.files.root, "score")
     return {"lpips": str(status.numbers.get("lpips", "")) if status else ""}
+
+
+def _surface_numbers(run: RunRecord) -> dict[str, Any]:
+    """What is known of the run's mesh; ``geometry`` says ``available``, or what there is not and why."""
+    row: dict[str, Any] = {}
+    for stage in SURFACE_STAGES:
+        status = optional_status(run.files.root, stage)
+        if status is None:
+            return row | {"geometry": f"not finished: no result of the stage {stage!r} yet"}
+        if not status.ok:
+            return row | {"geometry": status.reason}
+        names = {f"mesh_{name}": name for name in status.numbers} if stage == "mesh" else {n: n for n in status.numbers}
+        row |= {column: _as_number(status.numbers[name]) for column, name in names.items()}
+    return row
+
+
+def _as_number(value: Any) -> Any:
+    return int(value) if isinstance(value, bool) else value
 
 
 def _image_numbers(test: list[dict[str, str]], novel: list[dict[str, str]]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from eval.geometry_columns import MESH_COLUMNS, geometry_columns
 from eval.statistics import summarise
 from fieldbook.errors import UserError
 from fieldbook.files import write_text
@@ -23,6 +24,7 @@ from reports.records import (
     IDENTITY_COLUMNS,
     MISSING,
     RUN_STAGES,
+    SURFACE_STAGES,
     StudyRecord,
     load_study,
     mean,
@@ -41,24 +43,34 @@ _SPEED_COLUMNS = (
     "seconds_per_test_view",
     "seconds_per_novel_view",
 )
-_COST_COLUMNS = (
-    *(f"wall_s:{s}" for s in RUN_STAGES),
-    *(f"cpu_s:{s}" for s in RUN_STAGES),
-    "peak_rss_bytes",
-    "peak_gpu_bytes",
-)
 
 
 def value_columns(study: StudyRecord) -> tuple[str, ...]:
     """Columns of ``runs.csv`` that ``cells.csv`` averages over runs, in their order."""
     groups = ("test", "novel", *(f"cone:{name}" for name in study.paths))
     metrics = tuple(metric_column(group, metric) for group in groups for metric in METRICS)
-    return metrics + _NOVELTY_COLUMNS + _SPEED_COLUMNS + _COST_COLUMNS
+    surface = (*geometry_columns(study.thresholds), *MESH_COLUMNS) if study.surfaces else ()
+    stages = (*RUN_STAGES, *SURFACE_STAGES) if study.surfaces else RUN_STAGES
+    costs = (
+        *(f"{kind}:{stage}" for kind in ("wall_s", "cpu_s") for stage in stages),
+        "peak_rss_bytes",
+        "peak_gpu_bytes",
+    )
+    return metrics + surface + _NOVELTY_COLUMNS + _SPEED_COLUMNS + costs
 
 
 def run_columns(study: StudyRecord) -> tuple[str, ...]:
     """Header of ``runs.csv``."""
-    head = (*IDENTITY_COLUMNS, "state", "stage", "reason", "commit", "lpips", *POSE_COLUMNS)
+    head = (
+        *IDENTITY_COLUMNS,
+        "state",
+        "stage",
+        "reason",
+        "commit",
+        "lpips",
+        *(["geometry"] if study.surfaces else []),
+        *POSE_COLUMNS,
+    )
     return (*head, "step", "test_views", "novel_views", *value_columns(study), "dir")
 
 

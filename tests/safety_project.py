@@ -14,13 +14,16 @@ from camera_paths.formats import read_camera_path, read_trajectory
 from camera_paths.path import make_path
 from data.dataset import make_dataset
 from data.images import scale_images
-from data.poses import look_at
+from data.meshes import Mesh, write_mesh
+from data.poses import Sim3, look_at
 from data.reference import make_reference
 from data.scene_frame import make_scene_frame
 from data.subset_poses import PoseRequest, make_poses
 from data.subsets import make_splits
 from data.video import extract, ingest
+from eval.geometry_stage import compare_run
 from eval.protocol import score
+from fieldbook.config import scene_keys, study_keys
 from fieldbook.files import write_json, write_text
 from fieldbook.layout import (
     DatasetFiles,
@@ -75,6 +78,7 @@ class Project:
             ),
             "views": lambda: held_out_views(self.dataset),
             "score": lambda: score(self.run, self.dataset, {}, {"metrics": ["psnr"], "weights": "none"}),
+            "geometry": lambda: compare_run(self.run, self.dataset, self._geometry_spec()),
             "camera path": lambda: read_camera_path(self.path.camera_path),
             "trajectory": lambda: read_trajectory(self.path.trajectory),
             "status": lambda: read_status(self.scene.status("frames")),
@@ -92,7 +96,8 @@ class Project:
         relative = {name: folder.relative_to(self.results.root).as_posix() for name, folder in folders.items()}
         entry = {"id": relative["dir"], "cell": "c", "scene": "card", "seed": 0, "repeat": 0, **relative}
         write_json(self.study.resolved, {"study": "s", "scenes": {"card": {}}, "paths": {}, "runs": [entry]})
-        for stage in ("views", "score", "camera path", "trajectory", "status", "tables"):
+        self._mesh()
+        for stage in ("views", "score", "geometry", "camera path", "trajectory", "status", "tables"):
             self.stages[stage]()
         return self
 
@@ -111,6 +116,18 @@ class Project:
         write_json(self.run.checkpoint_manifest, {"checkpoint": None, "step": 3, "sha256": None})
         write_json(self.run.run, {"versions": {"commit": "x"}})
         write_text(self.run.train_log, "step,loss,lr,rays_per_s,seconds\n3,0.1,0.01,100,1.0\n")
+
+    def _geometry_spec(self) -> dict[str, Any]:
+        surface = {"path": str(self.root / "truth.ply"), "region": "all"}
+        keys = {"geometry": {"points": 100}, "surface": surface}
+        return scene_keys(study_keys(keys, "geometry"), "surface")
+
+    def _mesh(self) -> None:
+        triangle = Mesh(np.eye(3), np.array([[0, 1, 2]]))
+        for path in (self.run.mesh, self.root / "truth.ply"):
+            write_mesh(path, triangle)
+        world = {"space": "world", "world_from_scene": Sim3(2.0, np.eye(3), np.ones(3)).to_json()}
+        write_json(self.run.mesh_info, {**world, "aabb_scene": [[-1, -1, -1], [1, 1, 1]]})
 
     def _render(self) -> None:
         views = []

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from data.bounds import MIN_NEAR, bounds_of_box, near_far_of_box
+from data.bounds import MIN_NEAR, bounds_of_ball, bounds_of_box, near_far_of_box
 from data.poses import Sim3
 
 BOX = np.array([[-1.5, -1.5, -1.5], [1.5, 1.5, 1.5]])
@@ -42,3 +42,13 @@ def test_bounds_are_the_box_itself_along_the_worlds_axes_and_hold_it_along_other
     assert (corners >= low - 1e-9).all()
     assert (corners <= high + 1e-9).all()
     np.testing.assert_allclose([low, high], [corners.min(0), corners.max(0)])
+
+
+@given(st.integers(0, 10_000), st.floats(0.05, 5))
+def test_bounds_of_a_ball_are_as_large_however_its_world_is_turned(seed, scale):
+    shift = np.random.default_rng(seed).normal(size=3)
+    turned = Sim3(scale, Rotation.random(rng=seed).as_matrix(), shift)
+    low, high = bounds_of_ball(turned, BOX)
+    np.testing.assert_allclose(high - low, 3 * scale)
+    centre = turned.points(np.zeros((1, 3)))[0]
+    np.testing.assert_allclose((low + high) / 2, centre, atol=1e-9)

@@ -63,7 +63,7 @@ def read(files: SceneFiles, name: str, mask: str = "mine") -> np.ndarray:
 def test_masks_are_found_under_every_usual_name(tmp_path, pattern):
     files = scene(tmp_path)
     numbers = make_masks(files, spec(folder_of(tmp_path, pattern, half())), "mine")
-    assert numbers == {"masks": 3, "mean_coverage": 0.5, "empty": 0, "resized_from_raw": 0}
+    assert numbers == {"masks": 3, "mean_coverage": 0.5, "empty": 0, "resized_from_raw": 0, "soft": 0}
     assert {p.name for p in files.masks("mine").iterdir()} == {
         *(e["name"] for e in entries(INDICES)),
         "contact_sheet.jpg",

@@ -1,5 +1,6 @@
 """Properties of the synthetic capture: its video, its truth, and views rendered afterwards."""
 
+import hashlib
 import json
 from dataclasses import replace
 
@@ -7,14 +8,15 @@ import av
 import cv2
 import numpy as np
 import pytest
+import trimesh
 from PIL import Image
 
 from data.poses import Camera, Sim3, look_at, project
 from data.synthetic.capture import make_capture, synthetic_camera
-from data.synthetic.desk import DESK_HALF
 from data.synthetic.path import arc_poses, smooth_noise
 from data.synthetic.render import load_scene, ray_directions, render_all, render_depths, render_views
 from data.synthetic.scene import build_scene
+from data.synthetic.things import DESK_HALF
 from data.synthetic.truth import render_path_truth, truth_from_scene, truth_masks
 from fieldbook.errors import UserError
 from fieldbook.files import read_json, sha256_file, write_json
@@ -69,6 +71,38 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(files, tmp_p
     for path in ("source.mp4", "truth/scene.json", "truth/mesh.ply", "truth/depth/frame_00003.npy"):
         first, same, changed = (sha256_file(f.root / path) for f in (files, again, other))
         assert first == same != changed, path
+
+
+def test_the_card_is_filmed_as_it_ever_was(files, made, poses):
+    """So that studies stay comparable. Poses and depths are pinned as numbers: BLAS may round their last digit."""
+    masks = b"".join(path.read_bytes() for path in sorted((files.truth / "masks").iterdir()))
+    assert hashlib.sha256(masks).hexdigest() == "c895b1611e3117a3852c9921d293ca94d53e6a9bf450d1ddcd07699a9b92a813"
+    mesh = sha256_file(files.truth / "mesh.ply")
+    assert mesh == "427cc0d159e10af703f1c43cd868928b44fb34b68835f192dddfb7a9e821a660"
+    keys = "seed units depth fps texels_per_metre camera card_centre card_normal card_size card_corners truth_from_card"
+    assert list(made) == [*keys.split(), "light_direction", "truth_from_camera"]
+    pose = [[0.989935, -0.112615, 0.08571, 0.028951], [0.1411, 0.832093, -0.536388, -0.147229]]
+    assert np.allclose(poses[3, :2], pose, atol=1e-6)
+    assert np.load(files.truth / "depth" / "frame_00003.npy").mean() == pytest.approx(0.265686, abs=1e-6)
+    blocks = decoded(files.source_video)[3].astype(float).reshape(2, 32, 3, 32, 3).mean(axis=(1, 3))
+    expected = [[[135.6, 112.3, 87.5], [151.1, 139.1, 125.2], [159.4, 146.1, 127.9]],
+                [[178.4, 162.7, 143.5], [171.8, 142.2, 113.1], [155.0, 124.3, 95.5]]]  # fmt: skip
+    assert np.allclose(blocks, expected, atol=0.1)
+
+
+def test_the_card_alone_is_a_closed_plate(files, made):
+    card = trimesh.load(files.truth_object, process=False)
+    assert card.is_watertight
+    assert card.is_winding_consistent
+    assert (card.body_count, card.euler_number) == (1, 2)
+    width, height = made["card_size"]
+    corners_missing = (4 - np.pi) * 0.00318**2
+    assert card.volume == pytest.approx((width * height - corners_missing) * 0.00076, rel=0.005)
+    assert np.allclose(card.bounds[:, 2], [0, 0.00076], atol=1e-7)
+    local = np.linalg.inv(np.array(made["truth_from_card"])) @ np.c_[card.vertices, np.ones(len(card.vertices))].T
+    assert np.allclose(np.abs(local[:2]).max(axis=1), np.array(made["card_size"]) / 2, atol=1e-6)
+    at_faces = card.vertex_normals[card.faces].mean(axis=1)
+    assert ((at_faces * card.face_normals).sum(axis=1)).min() > 0.5
 
 
 def test_the_video_has_exactly_the_frames_and_the_size_asked_for(files):

@@ -109,4 +109,4 @@ print([m for m in ("torch", "nerfstudio", "pycolmap", "cv2", "numpy") if m in sy
             write_status(tmp_path / folder / f"{stage}.status.json", Status(OK, stage))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout.strip() == "[]"
-    assert done.stderr.count("infeasible (") == 4
+    assert done.stderr.count("infeasible (") == 5

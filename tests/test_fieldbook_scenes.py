@@ -62,7 +62,7 @@ def test_limits_of_the_alignment_are_the_poses_keys_not_the_references(config, f
 
 def test_every_key_of_a_scene_belongs_to_a_stage(config):
     scene = make(config).config["scenes"]["mug"]
-    assert {key for keys in STAGE_KEYS.values() for key in keys} | {"masks"} == set(scene)
+    assert {key for keys in STAGE_KEYS.values() for key in keys} | {"masks", "surface"} == set(scene)
 
 
 @pytest.mark.parametrize(

@@ -203,6 +203,8 @@ def test_every_key_of_the_schema_is_described_and_stands_in_config_yaml(reposito
         assert f"{key}:" in text, key
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "examples/external.yaml", "examples/fox.yaml", "examples/lego.yaml"])
+@pytest.mark.parametrize(
+    "name", ["config.yaml", *(f"examples/{n}.yaml" for n in ("external", "fox", "lego", "surface"))]
+)
 def test_shipped_configs_are_valid_and_expand(repository, name):
     assert make_study(yaml.safe_load((repository / name).read_text()), resolve).runs

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import trimesh
 from nerfstudio.cameras.rays import RayBundle
 from PIL import Image
 
@@ -95,6 +96,21 @@ def test_the_surface_of_a_smoke_run_is_where_the_sphere_is(model: Any):
         made = model.field.surface(_on_sphere(500))
     assert made.sdf.abs().mean() < 0.03
     assert (torch.nn.functional.cosine_similarity(made.gradient, _on_sphere(500))).mean() > 0.95
+
+
+def test_the_mesh_of_a_smoke_run_is_the_sphere_with_its_colours(trained: RunFiles, cut_out: DatasetFiles):
+    from methods.runner.mesh import make_mesh
+
+    make_mesh(trained, cut_out, {"mesh": {"resolution": 48, "min_component": 0.5}, "device": "cpu", "torch_threads": 1})
+    for path in (trained.mesh, trained.mesh_glb, trained.mesh_obj):
+        mesh: Any = trimesh.load(path, force="mesh", process=False)
+        radius = np.linalg.norm(mesh.vertices, axis=1)
+        assert np.abs(radius - RADIUS).mean() < 0.03
+        colours = np.asarray(mesh.visual.vertex_colors)[:, :3] / 255
+        clear = np.abs(mesh.vertices[:, 0]) > 0.1
+        front = mesh.vertices[:, 0] > 0
+        assert ((colours[:, 0] > colours[:, 2]) == front)[clear].mean() > 0.97
+        assert mesh.volume > 0  # faces turn outward
 
 
 def test_a_ray_through_the_middle_gives_every_output(model: Any):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from methods.kernels.compositing import composite_alpha
 from methods.neus_hash.background import Background, contract
 from methods.neus_hash.config import NeusHashModelConfig
+from methods.neus_hash.differences import step_length
 from methods.neus_hash.field import NormedLinear, SurfaceField, alpha_from, even_directions
 from methods.neus_hash.schedules import active_levels, cos_anneal, learning_rate_factor, next_rays, weight_at
 
@@ -145,6 +146,38 @@ def test_losses_on_the_gradient_reach_every_parameter_as_by_double_backward(laye
     assert set(ours) == set(theirs)
     for name, want in theirs.items():
         assert torch.allclose(ours[name], want, atol=2e-4 * float(want.abs().max() + 1e-6)), name
+
+
+@pytest.mark.parametrize("taps", [4, 6])
+def test_differences_over_a_cell_agree_with_the_derivative_of_a_smooth_field(taps: int):
+    field = _field(gradient="numerical", num_taps=taps, max_res=512)  # its features are as good as zero: a sphere
+    x = torch.nn.functional.normalize(torch.randn(200, 3), dim=-1) * 0.7
+    made = field.surface(x)
+    field.config.gradient = "analytic"
+    exact = field.surface(x)
+    assert torch.allclose(made.features, exact.features, atol=1e-6)
+    assert (made.gradient - exact.gradient).norm(dim=-1).max() < 0.02
+    assert made.laplacian is not None
+    assert float(made.laplacian.detach().mean()) == pytest.approx(2 / 0.7, rel=0.1)
+
+
+def test_the_curvature_loss_reaches_the_table_through_the_taps():
+    field = _rough(_field(gradient="numerical", start_levels=2, level_every=10))
+    made = field.surface(torch.rand(50, 3) - 0.5)
+    assert made.laplacian is not None
+    made.laplacian.abs().mean().backward()
+    grad = field.encoding.table.grad
+    assert grad is not None
+    assert grad[: field.encoding.grid.offsets[2]].any()
+    assert not grad[field.encoding.grid.offsets[2] :].any()
+
+
+def test_a_difference_spans_a_cell_of_the_finest_level_in_use():
+    field = _field(gradient="numerical", start_levels=2, level_every=10)
+    cells = [4, 8, 16, 32]
+    for step, level in ((0, 1), (9, 1), (10, 2), (20, 3), (500, 3)):
+        field.step = step
+        assert step_length(field) == pytest.approx(1 / cells[level])
 
 
 def test_a_normed_layer_starts_as_its_weight_and_moves_only_by_length_along_it():

@@ -23,6 +23,7 @@ from .runner_ball import SPEC, run_files, write_dataset
 METHODS: dict[str, tuple[int, int, int]] = {
     "nerfacto": (40, 16, 37),
     "hash-nerf": (60, 25, 55),
+    "neus-hash": (60, 25, 55),
     "tensorf": (20, 6, 14),  # its grids grow after steps 10 and 15
     "vanilla-nerf": (8, 3, 7),
     "mipnerf": (8, 3, 7),

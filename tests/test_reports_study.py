@@ -571,6 +571,19 @@ def test_given_poses_are_not_called_a_reconstruction(small, given):
     assert text.count("in the capture's own frame") == len(given)
 
 
+def test_poses_of_a_colmap_model_are_given_and_leave_subsets_to_reconstruct(small):
+    root, study_json, out = small
+    path = Results(root).scene("desk").reference_poses
+    identity = {"scale": 1.0, "rotation": [[1, 0, 0], [0, 1, 0], [0, 0, 1]], "translation": [0, 0, 0]}
+    write_json(path, json.loads(path.read_text()) | {"world": identity})
+    make_report(root, study_json, out, today=MONDAY)
+    text = " ".join(Page(without_plotly(out.report.read_text())).text.split())
+    assert "Given poses: desk came with poses" in text
+    assert "the reference is its COLMAP model" in text
+    assert "in the capture's own frame" not in text
+    assert "Subset poses come from the training frames only" in text
+
+
 def test_an_incomplete_cell_is_never_ranked_even_where_its_mean_is_the_best(made, page):
     cell = next(c for c in rows(made[2].cells_csv) if c["cell"] == "shelf-n16-subset")
     assert cell["complete"] == "0"

@@ -30,6 +30,7 @@ FILES = {
     "results/scenes/card/frames.status.json": "status",
     "results/s/card/nall-d0/*/*/transforms.json": "views",
     "results/s/card/nall-d0/*/*/m/*/test/renders.json": "score",
+    "results/s/card/nall-d0/*/*/m/*/mesh.json": "geometry",
     "results/s/card/nall-d0/*/*/m/*/train.ledger.json": "tables",
     "results/s/card/nall-d0/*/*/m/*/checkpoint.json": "tables",
     "results/s/card/nall-d0/*/*/m/*/run.json": "tables",
@@ -137,6 +138,8 @@ REFERENCE, SCENE = "results/scenes/card/reference/poses.json", "results/scenes/c
 SPLITS, RENDERS = "results/scenes/card/splits.json", "results/s/card/nall-d0/*/*/m/*/test/renders.json"
 PATH, TRAJECTORY = "results/s/card/paths/ring/camera_path.json", "results/s/card/paths/ring/trajectory.json"
 STUDY, STATUS = "results/s/study.json", "results/scenes/card/frames.status.json"
+WORLD = {"scale": 1.0, "rotation": [[1, 0, 0], [0, 1, 0], [0, 0, 1]], "translation": [0, 0, 0]}
+LENS = {"model": "PINHOLE", "width": 8, "height": 6, "params": [9.0, 9.0, 4.0, 3.0]}
 # File, where in it, and values that cannot stand there.
 VALUES: list[tuple[str, str, list[Any]]] = [
     (CAPTURE, "camera_angle_x", [0, -0.5, 3.2, 1e-300, "0.8", None, True]),
@@ -160,6 +163,8 @@ VALUES: list[tuple[str, str, list[Any]]] = [
     (RAW, f"frames.0.{MATRIX}", [*NO_POSES.values()]),
     (RAW, "camera.fx", NO_LENGTHS),
     (RAW, "box", [None, [], [[0, 0, 0]], [[0, 0], [1, 1]], [["a", 0, 0], [1, 1, 1]]]),
+    (RAW, "world", [None, [], {}, {"scale": 1.0}, {**WORLD, "scale": 0.0}, {**WORLD, "rotation": [[2, 0, 0]] * 3}]),
+    (RAW, "frames.0.lens", [None, [], {}, {**LENS, "params": []}, {**LENS, "width": 0}, {**LENS, "params": ["8"]}]),
     (FRAMES, "frames.0.name", [*NO_NAMES, "frame_00001.png", "none.png"]),
     (FRAMES, "frames", [None, {}, "all", [5]]),
     (FRAMES, "width", NO_SIZES),

@@ -12,12 +12,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import trimesh
 import yaml
 
-from data.colmap_model import read_model
+from data.colmap_capture import read_colmap
+from data.colmap_model import read_given_model, read_model
+from data.meshes import Mesh, read_mesh, write_mesh
+from data.neus import read_neus
 from data.points import read_points, write_points
 from fieldbook.scenes import load_study
 
+from .posed_folders import write_colmap_folder, write_neus_folder
 from .safety_harness import contents, read_or_refused
 from .safety_project import Project
 from .test_safety_binaries import tiny_model
@@ -135,6 +140,24 @@ def test_colmap_models(tmp_path: Path, times: int):
     assert {True, False} == set(taken)
 
 
+@pytest.mark.parametrize("times", [FEW, MANY])
+@pytest.mark.parametrize("text", [False, True])
+def test_colmap_captures(tmp_path: Path, times: int, text: bool):
+    folder = write_colmap_folder(tmp_path / "ball", n=3, points=30, text=text)
+    read = lambda path: (read_colmap(folder), read_given_model(path.parent))  # noqa: E731
+    taken = []
+    for name in ("cameras", "images", "points3D"):
+        path = folder / "sparse" / "0" / f"{name}.{'txt' if text else 'bin'}"
+        taken += all_read(read, path, path.read_bytes(), 60 * times, times)
+    assert {True, False} == set(taken)
+
+
+@pytest.mark.parametrize("times", [FEW, MANY])
+def test_neus_captures(tmp_path: Path, times: int):
+    path = write_neus_folder(tmp_path / "ball", n=3) / "cameras_sphere.npz"
+    assert {True, False} == set(all_read(lambda p: read_neus(p.parent), path, path.read_bytes(), 150 * times, times))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
 def test_videos(tmp_path: Path, seed: int):
@@ -151,3 +174,14 @@ def test_videos(tmp_path: Path, seed: int):
         files.root.mkdir()
         read_or_refused(lambda: [stage(files, spec("video", path)) for stage in (ingest, extract)], path.read_bytes())  # noqa: B023
         shutil.rmtree(files.root)
+
+
+@pytest.mark.parametrize("times", [FEW, MANY])
+def test_meshes(tmp_path: Path, times: int):
+    path, corners = tmp_path / "mesh.ply", np.random.default_rng(0).normal(size=(9, 3))
+    faces = np.arange(9).reshape(3, 3)
+    write_mesh(path, Mesh(corners, faces, None, np.full((9, 3), 7, np.uint8)))
+    binary = path.read_bytes()
+    text = trimesh.Trimesh(corners, faces, process=False).export(file_type="ply", encoding="ascii")
+    for whole in (binary, text if isinstance(text, bytes) else text.encode()):
+        assert {True, False} == set(all_read(read_mesh, path, whole, 150 * times, times))

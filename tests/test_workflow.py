@@ -69,6 +69,16 @@ def test_a_thousand_runs_make_a_thousand_trainings_and_share_their_poses(reposit
     assert (counts["poses"], counts["dataset"], counts["reference"], counts["report"]) == (10, 10, 1, 1)
 
 
+def test_meshes_are_taken_of_methods_with_a_surface_and_of_no_others(repository, tmp_path):
+    methods = [{"method": "neus", "preset": "smoke"}, {"method": "nerfacto", "preset": "smoke"}]
+    study = write_study(tmp_path, counts=["all"], methods=methods, masks=["none"], geometry={"mask": "card"})
+    done = snakemake(repository, "--dry-run", "--cores", "8", "--directory", str(tmp_path), "--configfile", str(study))
+    assert done.returncode == 0, done.stderr
+    counts = job_counts(done.stdout + done.stderr)
+    assert (counts["train"], counts["score"], counts["mesh"], counts["geometry"]) == (2, 2, 1, 1)
+    assert counts["mask"] == 1, "the masks that the comparison is cut with"
+
+
 def test_a_mistake_in_the_config_ends_snakemake_with_one_line_and_exit_code_2(repository, tmp_path):
     study = write_study(tmp_path, seeeds=[1])
     done = snakemake(repository, "--dry-run", "--cores", "1", "--directory", str(tmp_path), "--configfile", str(study))

@@ -1,4 +1,8 @@
-"""Stage ``mask``: bring masks into ``masks/<mask>/``, one per undistorted frame, 255 = keep."""
+"""Stage ``mask``: bring masks into ``masks/<mask>/``, one per undistorted frame, 255 = keep.
+
+Masks are 0 or 255, but for those that came with a capture: these keep what lies between. Whoever needs a yes or no
+takes 128 and above for yes.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,9 @@ from typing import Any
 import cv2
 import numpy as np
 
+from data.masks.given import given_masks
 from data.masks.sheet import contact_sheet
-from data.pictures import load_picture, open_picture
+from data.pictures import is_soft, load_picture, open_picture
 from fieldbook.documents import CAPTURE, FRAMES, read_document
 from fieldbook.errors import UserError, nearest
 from fieldbook.files import atomic_dir, user_path
@@ -18,7 +23,7 @@ from fieldbook.layout import SceneFiles
 
 log = logging.getLogger(__name__)
 
-KINDS = ("folder", "truth", "alpha")
+KINDS = ("folder", "truth", "alpha", "given")
 Size = tuple[int, int]
 
 
@@ -27,16 +32,18 @@ def make_masks(files: SceneFiles, spec: dict[str, Any], mask: str) -> dict[str, 
 
     Args:
         files: The scene's files; frames must be there.
-        spec: The scene's spec; ``masks.<mask>`` says the kind: ``folder`` (with ``path``), ``truth`` or ``alpha``.
+        spec: The scene's spec; ``masks.<mask>`` says the kind: ``folder`` (with ``path``), ``truth``,
+            ``alpha`` or ``given``.
         mask: Name of the source; ``none`` has no files and is not a source.
 
     Returns:
-        ``masks``; ``mean_coverage``, the kept share in [0, 1]; ``empty``, how many keep nothing; and
-        ``resized_from_raw``, how many had the raw frames' size and were resized (not undistorted).
+        ``masks``; ``mean_coverage``, the kept share in [0, 1]; ``empty``, how many keep nothing;
+        ``resized_from_raw``, how many had the raw frames' size and were resized (not undistorted); and ``soft``, how
+        many have values between 0 and 255.
 
     Raises:
         UserError: An unknown source, a mask that is missing, unreadable or of a wrong size (the file is
-            named), or truth or alpha asked of a capture that has none.
+            named), or truth, alpha or given masks asked of a capture that has none.
     """
     if mask not in spec["masks"]:
         raise UserError(f"mask {mask!r} is not one of the scene's; {nearest(mask, spec['masks'])}")
@@ -48,22 +55,28 @@ def make_masks(files: SceneFiles, spec: dict[str, Any], mask: str) -> dict[str, 
             resized = _from_truth(files, out)
         elif source["kind"] == "alpha":
             resized = _from_alpha(files.frames, names, out)
+        elif source["kind"] == "given":
+            resized = 0
+            given_masks(files, out)
         elif source["kind"] == "folder":
             resized = _from_folder(files, user_path(source["path"]), out, size)
         else:
             raise UserError(f"masks.{mask}.kind {source['kind']!r} is unknown; {nearest(source['kind'], KINDS)}")
-        coverages = [_coverage(out / name) for name in names]
+        coverages, soft = zip(*(_coverage(out / name) for name in names), strict=True)
         contact_sheet(files.frames, out, names, out / "contact_sheet.jpg", index.get("background"))
     return {
         "masks": len(names),
         "mean_coverage": float(np.mean(coverages)),
         "empty": coverages.count(0.0),
         "resized_from_raw": resized,
+        "soft": sum(soft),
     }
 
 
-def _coverage(path: Path) -> float:
-    return float((load_picture(path, cv2.IMREAD_GRAYSCALE) > 127).mean())
+def _coverage(path: Path) -> tuple[float, bool]:
+    """The kept share, and whether any value is neither 0 nor 255."""
+    values = load_picture(path, cv2.IMREAD_GRAYSCALE)
+    return float((values > 127).mean()), is_soft(values)
 
 
 def _from_truth(files: SceneFiles, out: Path) -> int:

@@ -1,12 +1,15 @@
-"""A synthetic capture: the video a hand-held phone would take of an identity card on a desk, and its full truth.
+"""A synthetic capture: the video a hand-held phone would take of a card or a jug on a desk, and its full truth.
+
+``subject: card`` is filmed from the front, ``subject: object`` from all round.
 
 ``truth/`` holds, in the truth frame (metres, z up, the desk's top at z = 0):
 
-- ``scene.json``: seed, camera, ``truth_from_camera`` per frame (OpenGL axes), the card's place and size; enough to
-  render any other view (``data.synthetic.render``).
+- ``scene.json``: seed, camera, ``truth_from_camera`` per frame (OpenGL axes), the subject's place and size; enough to
+  render any other view (``data.synthetic.render``). Without a key ``subject`` it is the card.
 - ``depth/frame_00000.npy``: float32 ``[height, width]``, **distance along the ray** (not along the optical axis).
-- ``masks/frame_00000.png``: one channel, 255 on the card.
+- ``masks/frame_00000.png``: one channel, 255 on the subject.
 - ``mesh.ply``: all surfaces with lit vertex colours.
+- ``object.ply``: the subject alone, watertight, with vertex normals.
 """
 
 from __future__ import annotations
@@ -24,16 +27,20 @@ from PIL import Image
 
 from data.poses import Camera
 from data.synthetic.card import CARD_SIZE
-from data.synthetic.path import DISTANCE, arc_poses
+from data.synthetic.geometry import Solid
+from data.synthetic.path import DISTANCE, ORBIT_DISTANCE, arc_poses, orbit_poses
 from data.synthetic.render import render_all
-from data.synthetic.scene import LIGHT_DIRECTION, Scene, build_scene
-from fieldbook.errors import UserError
+from data.synthetic.scene import ATLAS_WIDTH, LIGHT_DIRECTION, Scene, build_scene
+from data.synthetic.things import DESK_HALF
+from fieldbook.errors import UserError, nearest
 from fieldbook.files import atomic_dir, atomic_path, write_json
 from fieldbook.layout import SceneFiles
 
 log = logging.getLogger(__name__)
 
 FPS = 10
+PATHS = {"card": (arc_poses, DISTANCE), "object": (orbit_poses, ORBIT_DISTANCE)}
+"""How each subject is filmed, and from how far."""
 FOCAL_PER_WIDTH = 0.94  # 56 degrees across, a phone's main camera
 SUPERSAMPLE = 3
 # x264's lookahead runs beside the encoder and changes its decisions, and so the bytes, from run to run: without it the
@@ -51,8 +58,8 @@ def make_capture(files: SceneFiles, spec: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         files: Gives ``source_video`` and ``truth``; both are replaced.
-        spec: The scene's ``capture`` key: ``seed`` (default 0), ``frames`` (default 60, at least 2) and ``size``
-            (default [640, 480], even numbers of at least 32 pixels).
+        spec: The scene's ``capture`` key: ``subject`` (default card), ``seed`` (default 0), ``frames`` (default 60, at
+            least 2) and ``size`` (default [640, 480], even numbers of at least 32 pixels).
 
     Returns:
         ``frames``, ``width``, ``height``, ``fps`` and the video's ``bytes``. The same spec gives the same bytes.
@@ -60,15 +67,18 @@ def make_capture(files: SceneFiles, spec: dict[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: A value is out of range.
     """
-    seed, count, (width, height) = _checked(spec)
-    camera = synthetic_camera(width, height)
-    scene = build_scene(seed, _texels_per_metre(camera))
-    poses = arc_poses(seed, count, scene.desk.truth_from_card[:3, 3])
+    (seed, count, (width, height)), subject = _checked(spec), _subject(spec)
+    camera, (path, distance) = synthetic_camera(width, height), PATHS[subject]
+    scene = build_scene(seed, texels_per_metre(camera, distance), subject)
+    poses = path(seed, count, scene.desk.truth_from_subject[:3, 3])
     names = [f"frame_{k:05d}" for k in range(count)]
     with atomic_dir(files.truth) as truth, atomic_path(files.source_video) as video:
         _write_film(video, truth, scene, camera, poses, names)
-        _write_mesh(truth / "mesh.ply", scene)
-        write_json(truth / "scene.json", _description(seed, camera, scene, dict(zip(names, poses, strict=True))))
+        _write_mesh(truth / files.truth_mesh.name, scene)
+        write_solid(truth / files.truth_object.name, scene.desk.solid)
+        description = _description(seed, camera, texels_per_metre(camera, distance), scene)
+        poses_listed = {name: pose.tolist() for name, pose in zip(names, poses, strict=True)}
+        write_json(truth / "scene.json", description | {"truth_from_camera": poses_listed})
     size = files.source_video.stat().st_size
     log.info("synthetic capture: %d frames of %dx%d, %d bytes", count, width, height, size)
     return {"frames": count, "width": width, "height": height, "fps": FPS, "bytes": size}
@@ -93,9 +103,16 @@ def _checked(spec: dict[str, Any]) -> tuple[int, int, tuple[int, int]]:
     return seed, count, (size[0], size[1])
 
 
-def _texels_per_metre(camera: Camera) -> float:
-    """A little finer than the pixels at the usual distance."""
-    return round(1.15 * camera.fx / DISTANCE, 1)
+def _subject(spec: dict[str, Any]) -> str:
+    subject = spec.get("subject", "card")
+    if subject not in PATHS:
+        raise UserError(f"capture.subject is {subject!r}; {nearest(str(subject), PATHS)}")
+    return subject
+
+
+def texels_per_metre(camera: Camera, distance: float) -> float:
+    """Density of pictures a little finer than the pixels are at a distance in metres, as far as the desk's fits."""
+    return min(round(1.15 * camera.fx / distance, 1), (ATLAS_WIDTH - 1) / (2 * DESK_HALF))
 
 
 def _write_film(video: Path, truth: Path, scene: Scene, camera: Camera, poses: np.ndarray, names: list[str]) -> None:
@@ -133,21 +150,43 @@ def _write_mesh(path: Path, scene: Scene) -> None:
     path.write_bytes(mesh.export(file_type="ply"))  # type: ignore[arg-type]
 
 
-def _description(seed: int, camera: Camera, scene: Scene, poses: dict[str, np.ndarray]) -> dict[str, Any]:
-    card, half = scene.desk.truth_from_card, np.array([*CARD_SIZE, 0.0]) / 2
-    corners = np.array([[-1, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]]) * half @ card[:3, :3].T + card[:3, 3]
+def write_solid(path: Path, solid: Solid) -> None:
+    """Write a closed mesh with its normals as binary PLY."""
+    mesh = trimesh.Trimesh(solid.vertices, solid.faces, vertex_normals=solid.normals, process=False)
+    path.write_bytes(mesh.export(file_type="ply", vertex_normal=True))  # type: ignore[arg-type]
+
+
+def _description(seed: int, camera: Camera, density: float, scene: Scene) -> dict[str, Any]:
+    subject = _card_place(scene) if scene.desk.subject == "card" else _object_place(scene)
     return {
         "seed": seed,
         "units": "metres",
         "depth": "metres along the ray",
         "fps": FPS,
-        "texels_per_metre": _texels_per_metre(camera),
+        "texels_per_metre": density,
         "camera": camera.to_json(),
+        **subject,
+        "light_direction": LIGHT_DIRECTION.tolist(),
+    }
+
+
+def _card_place(scene: Scene) -> dict[str, Any]:
+    card, half = scene.desk.truth_from_subject, np.array([*CARD_SIZE, 0.0]) / 2
+    corners = np.array([[-1, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]]) * half @ card[:3, :3].T + card[:3, 3]
+    return {
         "card_centre": card[:3, 3].tolist(),
         "card_normal": card[:3, 2].tolist(),
         "card_size": list(CARD_SIZE),
         "card_corners": corners.tolist(),
         "truth_from_card": card.tolist(),
-        "light_direction": LIGHT_DIRECTION.tolist(),
-        "truth_from_camera": {name: pose.tolist() for name, pose in poses.items()},
+    }
+
+
+def _object_place(scene: Scene) -> dict[str, Any]:
+    solid = scene.desk.solid
+    return {
+        "subject": "object",
+        "object_centre": solid.centre.tolist(),
+        "object_size": np.ptp(solid.vertices, axis=0).tolist(),
+        "object_radius": solid.radius,
     }

@@ -9,6 +9,32 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import trimesh
+
+
+@dataclass(frozen=True)
+class Solid:
+    """A closed triangle mesh.
+
+    Attributes:
+        vertices: ``[v, 3]`` metres; shared by the faces that meet there.
+        faces: ``[f, 3]``, counter-clockwise from outside.
+        normals: ``[v, 3]`` unit, outward.
+    """
+
+    vertices: np.ndarray
+    faces: np.ndarray
+    normals: np.ndarray
+
+    @property
+    def centre(self) -> np.ndarray:
+        """Middle ``[3]`` of the box round it."""
+        return (self.vertices.min(axis=0) + self.vertices.max(axis=0)) / 2
+
+    @property
+    def radius(self) -> float:
+        """Of the ball about ``centre`` that holds it."""
+        return float(np.linalg.norm(self.vertices - self.centre, axis=1).max())
 
 
 @dataclass(frozen=True)
@@ -16,7 +42,7 @@ class Patch:
     """A piece of surface.
 
     Attributes:
-        name: What it is; ``card`` patches make the object mask.
+        name: What it is; the subject's patches make the object mask.
         vertices: ``[v, 3]`` metres.
         normals: ``[v, 3]`` unit, outward.
         uv: ``[v, 2]`` in [0, 1].
@@ -145,6 +171,21 @@ def prism(
         surface(name, flat @ turn.T + bottom, top, uv),
         surface(name, wall @ turn.T + bottom, side),
     ]
+
+
+def closed_prism(outline: np.ndarray, patches: list[Patch]) -> Solid:
+    """What ``prism`` gives, with its underside: one watertight piece; normals are averaged along the edges."""
+    top, wall = patches
+    rim = wall.vertices.reshape(-1, len(outline), 3)[0]
+    floor = np.stack([np.broadcast_to(rim[:-1].mean(axis=0), rim.shape), rim])  # its rows go outwards, so it faces down
+    under = surface(top.name, floor, top.texture)
+    offsets = np.cumsum([0, *(len(p.vertices) for p in (top, wall))])
+    faces = [p.faces + o for p, o in zip((top, wall, under), offsets, strict=True)]
+    mesh = trimesh.Trimesh(
+        np.concatenate([p.vertices for p in (top, wall, under)]), np.concatenate(faces), process=False
+    )
+    mesh.merge_vertices()
+    return Solid(np.array(mesh.vertices), np.array(mesh.faces), np.array(mesh.vertex_normals))
 
 
 def circle(radius: float, count: int = 40) -> np.ndarray:

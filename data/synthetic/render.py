@@ -32,7 +32,7 @@ class View:
     Attributes:
         rgb: ``[height, width, 3]`` uint8, sRGB.
         depth: ``[height, width]`` float32, metres along the ray through the pixel's centre.
-        mask: ``[height, width]`` uint8, 255 where that ray meets the card.
+        mask: ``[height, width]`` uint8, 255 where that ray meets the subject.
     """
 
     rgb: np.ndarray
@@ -47,7 +47,7 @@ def load_scene(truth: Path) -> Scene:
         UserError: No such file, or not JSON.
     """
     made = read_document(truth / "scene.json", TRUTH)
-    return build_scene(made["seed"], made["texels_per_metre"])
+    return build_scene(made["seed"], made["texels_per_metre"], made.get("subject", "card"))
 
 
 def render_views(
@@ -70,10 +70,10 @@ def render_views(
 def render_depths(
     truth: Path, camera: Camera, truth_from_camera: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """True depth and card mask for the arguments of ``render_views``.
+    """True depth and subject mask for the arguments of ``render_views``.
 
     Yields:
-        Distance along the ray ``[height, width]`` float32 in metres, and ``[height, width]`` uint8, 255 on the card.
+        Distance along the ray ``[height, width]`` float32 in metres, and ``[height, width]`` uint8, 255 on the subject.
     """
     return ((v.depth, v.mask) for v in render_all(load_scene(truth), camera, truth_from_camera, 1))
 
@@ -96,12 +96,38 @@ def render_view(scene: Scene, camera: Camera, pose: np.ndarray, supersample: int
     colours, patch, depth = _shade(scene, camera, pose, x, y, 1 / camera.fx)
     edges = np.flatnonzero(_borders(patch.reshape(shape)))
     if supersample > 1 and len(edges):
-        colours[edges] = _refined(scene, camera, pose, x[edges], y[edges], supersample)
+        colours[edges] = _refined(scene, camera, pose, x[edges], y[edges], supersample)[0].mean(axis=1)
     return View(
         rgb=(colours + 0.5).astype(np.uint8).reshape(*shape, 3),
         depth=depth.reshape(shape),
-        mask=np.where(scene.card_patches[patch], np.uint8(255), np.uint8(0)).reshape(shape),
+        mask=np.where(scene.subject[patch], np.uint8(255), np.uint8(0)).reshape(shape),
     )
+
+
+def render_cutout(scene: Scene, camera: Camera, pose: np.ndarray, supersample: int = 4) -> np.ndarray:
+    """The subject alone, over nothing.
+
+    Args:
+        scene: Of any layout; what stands before the subject hides it.
+        camera: Pinhole, any size.
+        pose: ``truth_from_camera`` ``[4, 4]``, OpenGL axes, metres.
+        supersample: Rays per axis in pixels where surfaces meet.
+
+    Returns:
+        ``[height, width, 4]`` uint8, sRGB with straight alpha, the share of a pixel's rays that meet the subject.
+    """
+    shape = (camera.height, camera.width)
+    y, x = (axis.ravel() + 0.5 for axis in np.indices(shape))
+    colours, patch, _ = _shade(scene, camera, pose, x, y, 1 / camera.fx)
+    alpha = scene.subject[patch].astype(np.float32)
+    edges = np.flatnonzero(_borders(patch.reshape(shape)))
+    if len(edges):
+        fine, fine_patch = _refined(scene, camera, pose, x[edges], y[edges], supersample)
+        met = scene.subject[fine_patch].astype(np.float32)
+        alpha[edges] = met.mean(axis=1)
+        colours[edges] = (fine * met[..., None]).sum(axis=1) / np.maximum(met.sum(axis=1), 1)[:, None]
+    colours[alpha == 0] = 0
+    return (np.column_stack([colours, 255 * alpha]) + 0.5).astype(np.uint8).reshape(*shape, 4)
 
 
 def _borders(patch: np.ndarray) -> np.ndarray:
@@ -116,13 +142,13 @@ def _borders(patch: np.ndarray) -> np.ndarray:
 
 def _refined(
     scene: Scene, camera: Camera, pose: np.ndarray, x: np.ndarray, y: np.ndarray, supersample: int
-) -> np.ndarray:
-    """Mean colours ``[n, 3]`` of ``supersample`` squared rays around pixel centres ``x``, ``y``."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Colours ``[n, s, 3]`` and patch index ``[n, s]`` of ``s = supersample ** 2`` rays round each pixel centre."""
     offsets = (np.arange(supersample) + 0.5) / supersample - 0.5
     dy, dx = (o.ravel() for o in np.meshgrid(offsets, offsets, indexing="ij"))
     fine_x, fine_y = ((a[:, None] + d).ravel() for a, d in ((x, dx), (y, dy)))
-    colours, _, _ = _shade(scene, camera, pose, fine_x, fine_y, 1 / camera.fx / supersample)
-    return colours.reshape(len(x), -1, 3).mean(axis=1)
+    colours, patch, _ = _shade(scene, camera, pose, fine_x, fine_y, 1 / camera.fx / supersample)
+    return colours.reshape(len(x), -1, 3), patch.reshape(len(x), -1)
 
 
 def ray_directions(camera: Camera, pose: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -158,7 +184,7 @@ def _shade(
     cosine = np.abs(np.einsum("nk,nk->n", scene.plane[face, :3], directions))
     footprint = distance * pixel_angle * scene.density[patch] / np.sqrt(np.maximum(cosine, 0.02))
     colours = _texture(scene, patch, u, v, np.log2(np.maximum(footprint, 1e-6)) + LEVEL_BIAS) * light[:, None]
-    on_card = np.flatnonzero(patch == scene.card_face)
+    on_card = np.flatnonzero(patch == scene.seal_patch)
     if len(on_card):
         colours[on_card] = _sealed(scene, colours[on_card], u[on_card], v[on_card], directions[on_card])
     return np.clip(colours, 0, 255), patch, distance
@@ -186,7 +212,7 @@ def _bilinear(scene: Scene, place: np.ndarray, u: np.ndarray, v: np.ndarray) -> 
 
 
 def _sealed(scene: Scene, colours: np.ndarray, u: np.ndarray, v: np.ndarray, directions: np.ndarray) -> np.ndarray:
-    card = scene.desk.truth_from_card[:3, :3].astype(np.float32)
+    card = scene.desk.truth_from_subject[:3, :3].astype(np.float32)
     view = -directions @ card
     half = view + (LIGHT_DIRECTION @ card).astype(np.float32)
     half_dot_normal = half[:, 2] / np.maximum(np.linalg.norm(half, axis=1), 1e-6)

@@ -11,11 +11,13 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
-from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
 
-from data.synthetic.desk import Desk, make_desk
+from data.synthetic.desk import make_desk
 from data.synthetic.geometry import Patch
+from data.synthetic.table import make_jug_alone, make_table
+from data.synthetic.things import Desk
+from data.tracing import embree_scene
 
 LIGHT_DIRECTION = np.array([-0.42, 0.30, 0.86]) / np.linalg.norm([-0.42, 0.30, 0.86])
 LIGHT_SPREAD = 0.11  # radius of the lamp over its distance: how soft shadows are
@@ -41,8 +43,8 @@ class Scene:
         levels: ``[patches, LEVELS, 4]`` float32, left, top, width, height of each reduction in the atlas.
         density: ``[patches]`` float32 texels per metre at full size.
         atlas: ``[h, w, 3]`` uint8.
-        card_patches: ``[patches]`` bool.
-        card_face: Index of the patch with the card's printed face.
+        subject: ``[patches]`` bool, of the subject: the card, or the object.
+        seal_patch: Index of the patch with the card's printed face, whose seal shines; -1 where there is none.
     """
 
     desk: Desk
@@ -56,14 +58,26 @@ class Scene:
     levels: np.ndarray
     density: np.ndarray
     atlas: np.ndarray
-    card_patches: np.ndarray
-    card_face: int
+    subject: np.ndarray
+    seal_patch: int
+
+
+LAYOUTS = {"card": make_desk, "object": make_table, "object alone": make_jug_alone}
 
 
 @lru_cache(maxsize=2)
-def build_scene(seed: int, texels_per_metre: float) -> Scene:
-    """Make the scene of a seed; kept, because views of the same scene are asked for again and again."""
-    desk = make_desk(seed, texels_per_metre)
+def build_scene(seed: int, texels_per_metre: float, layout: str = "card") -> Scene:
+    """Make the scene of a seed; kept, because views of the same scene are asked for again and again.
+
+    Args:
+        seed: Of everything in it.
+        texels_per_metre: Density of its pictures.
+        layout: ``card``, ``object``, or ``object alone``, which floats in the room.
+    """
+    return _ready(LAYOUTS[layout](seed, texels_per_metre))
+
+
+def _ready(desk: Desk) -> Scene:
     patches = [*desk.patches, *desk.room]
     vertices, faces, owner = _merge(patches)
     light = np.concatenate([_bake(desk.patches), np.ones(sum(len(p.vertices) for p in desk.room))])
@@ -76,15 +90,15 @@ def build_scene(seed: int, texels_per_metre: float) -> Scene:
         vertices=vertices,
         faces=faces,
         colours=np.clip(colours, 0, 255).astype(np.uint8),
-        tracer=_embree(vertices, faces),
+        tracer=embree_scene(vertices, faces),
         plane=plane,
         chart=chart,
         patch=owner,
         levels=levels,
         density=np.array([_density(p) for p in patches], np.float32),
         atlas=atlas,
-        card_patches=np.array([name == "card" for name in names]),
-        card_face=names.index("card"),
+        subject=np.array([name == desk.subject for name in names]),
+        seal_patch=names.index("card") if desk.subject == "card" else -1,
     )
 
 
@@ -93,12 +107,6 @@ def _merge(patches: list[Patch]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     faces = np.concatenate([p.faces + o for p, o in zip(patches, offsets[:-1], strict=True)])
     owner = np.repeat(np.arange(len(patches)), [len(p.faces) for p in patches])
     return np.concatenate([p.vertices for p in patches]), faces, owner
-
-
-def _embree(vertices: np.ndarray, faces: np.ndarray) -> EmbreeScene:
-    scene = EmbreeScene()
-    TriangleMesh(scene=scene, vertices=vertices.astype(np.float32), indices=faces.astype(np.int32))
-    return scene
 
 
 def _bake(patches: list[Patch]) -> np.ndarray:
@@ -110,7 +118,7 @@ def _bake(patches: list[Patch]) -> np.ndarray:
     vertices, faces, _ = _merge(patches)
     normals = np.concatenate([p.normals for p in patches])
     origins = (vertices + 4e-4 * normals).astype(np.float32)
-    tracer = _embree(vertices, faces)
+    tracer = embree_scene(vertices, faces)
     lamp = _disc_directions(16, LIGHT_SPREAD)
     lit = sum((tracer.run(origins, _repeat(d, origins)) < 0).astype(float) for d in lamp) / len(lamp)
     direct = np.clip(normals @ LIGHT_DIRECTION, 0, None) * lit

@@ -64,7 +64,7 @@ def render_path_truth(
 
 
 def truth_masks(files: SceneFiles, out_dir: Path) -> None:
-    """Write the card's mask for every undistorted frame, 255 on the card, under the frame's own name.
+    """Write the subject's mask for every undistorted frame, 255 on the card or object, under the frame's own name.
 
     The mask is seen by the reference's camera from the frame's reference pose, so that it fits the undistorted
     picture; a frame that the reference could not register is seen from where it was really filmed.

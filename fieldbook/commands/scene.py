@@ -25,7 +25,7 @@ def _scene_stage(stage: str, scene: Path, spec: str, work: Callable[..., Any], *
 
 
 def capture(scene: SceneDir, spec: Spec) -> Status:
-    """Probe a video, a folder of pictures or one in Blender format, or make the synthetic capture.
+    """Probe a video, a folder of pictures or one that came with poses, or make the synthetic capture.
 
     Example: fieldbook capture results/scenes/fox --spec '{"capture": {"kind": "video", "path": "fox.mp4"}}'
     """

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.kernels.grid import Grid, grid_encode, grid_input_gradient
+from methods.kernels.grid_taps import grid_encode_taps
 from methods.kernels.mlp import mlp
 
 
@@ -44,6 +45,11 @@ class GridEncoding(nn.Module):
         """The gradient ``[N, D]`` in x for one ``grad`` ``[N, L * F]`` in the features; differentiable itself."""
         sink = self._sink()
         return self._adopting(grid_input_gradient(x, self.table, self.grid, grad, level_mask, sink), sink)
+
+    def taps(self, x: Tensor, offsets: Tensor, level_mask: int | None = None, clamped: bool = False) -> Tensor:
+        """Features ``[N, 1 + K, L * F]`` at positions ``[N, D]`` and at ``offsets`` ``[K, D]`` from them."""
+        sink = self._sink()
+        return self._adopting(grid_encode_taps(x, offsets, self.table, self.grid, level_mask, sink, clamped), sink)
 
     def _adopting(self, output: Tensor, sink: Tensor | None) -> Tensor:
         if sink is not None:

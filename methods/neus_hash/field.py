@@ -17,6 +17,7 @@ from methods.kernels.encodings import spherical_harmonics
 from methods.kernels.grid import Grid
 from methods.kernels.modules import GridEncoding, ReluNetwork
 from methods.neus_hash.config import NeusHashModelConfig
+from methods.neus_hash.differences import by_differences
 from methods.neus_hash.schedules import active_levels
 
 BETA = 100.0
@@ -147,6 +148,9 @@ class SurfaceField(nn.Module):
 
     def surface(self, positions: Tensor) -> Surface:
         """Distance, features and gradient of positions ``[M, 3]`` in the model's units."""
+        if self.config.gradient == "numerical":
+            features, gradient, laplacian = by_differences(self, positions)
+            return Surface(features[:, 0], features, gradient, laplacian)
         x = positions / self.config.radius
         unit = self._unit(x)
         inputs = torch.cat([x, self.encoding(unit, self.level_mask)], dim=-1)

@@ -16,6 +16,7 @@ from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttrib
 from torch import Tensor
 from torch.nn import functional as F
 
+from fieldbook.errors import UserError
 from methods.backgrounds import BackgroundModel, mean_depth
 from methods.kernels.compositing import Composite, CompositeState, composite_alpha
 from methods.kernels.marching import March, Samples, march, ray_aabb
@@ -28,7 +29,9 @@ from methods.neus_hash.box import object_box
 from methods.neus_hash.config import NeusHashModelConfig
 from methods.neus_hash.field import Surface, SurfaceField, alpha_from, unit_normals
 from methods.neus_hash.losses import losses
-from methods.neus_hash.schedules import cos_anneal
+from methods.neus_hash.schedules import cos_anneal, is_off
+from methods.neus_hash.surface import surface_of
+from methods.runner.surface import Surface as MeshSurface
 
 OPAQUE = 1 - 1e-7  # alpha has no density at 1
 
@@ -53,6 +56,8 @@ class NeusHashModel(BackgroundModel):
             step_min=2 * math.sqrt(3) * config.radius / config.march_steps,
             max_samples=2 * config.march_steps,
         )
+        if config.gradient == "analytic" and not is_off(config.curvature_loss_mult):
+            raise UserError("curvature_loss_mult needs second derivatives: set pipeline.model.gradient to numerical")
         self.field = SurfaceField(config)
         learned = self.alpha_background is None if config.learned_background is None else config.learned_background
         self.background = Background(config) if learned else None
@@ -214,6 +219,10 @@ class NeusHashModel(BackgroundModel):
             "normal": unit_normals(made.rgb[:, 3:]),
             **outputs,
         }
+
+    def surface(self) -> MeshSurface:
+        """What ``fieldbook mesh`` takes a mesh of."""
+        return surface_of(self)
 
     def get_loss_dict(self, outputs: Any, batch: Any, metrics_dict: Any = None) -> dict[str, Tensor]:
         """The losses whose weight is not zero, see ``methods.neus_hash.losses``."""

@@ -13,6 +13,7 @@ from nerfstudio.data.scene_box import SceneBox
 
 from data.alpha import background_colour
 from fieldbook.errors import UserError
+from methods.runner.masks import take_halves
 from methods.runner.planes import CAPTURE, OBJECT_BOX
 from methods.runner.transforms import frames_of_split, read_scene, read_transforms, transforms_path
 
@@ -82,6 +83,8 @@ class FieldbookDataParser(DataParser):
         masks = [folder / f["mask_path"] for f in frames if "mask_path" in f]
         if masks and len(masks) != len(frames):
             raise UserError(f"{path}: {len(masks)} of {len(frames)} {split} frames have a mask; give all or none")
+        if masks:
+            take_halves()
         scene = read_scene(path)
         known = {**_background(meta), **_object_box(scene), **self._points(meta, folder)}
         return DataparserOutputs(

@@ -11,7 +11,7 @@ from fieldbook.errors import UserError
 from fieldbook.files import sha256_file
 from fieldbook.layout import DatasetFiles, RunFiles
 from fieldbook.versions import versions
-from methods.runner.transforms import read_transforms
+from methods.runner.transforms import read_transforms, scene_of
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ("methods", "data")
@@ -43,6 +43,22 @@ def rendering_identity(run: RunFiles, dataset: DatasetFiles, paths: dict[str, Pa
         spec: The run's.
     """
     files = {"checkpoint": run.checkpoint_manifest, "cameras": dataset.transforms, **paths}
+    return _hash(spec=spec, **{name: sha256_file(path) for name, path in files.items()})
+
+
+def mesh_identity(run: RunFiles, dataset: DatasetFiles, spec: dict[str, Any]) -> str:
+    """SHA-256 of everything that decides what the mesh of a run is on one machine.
+
+    Args:
+        run: A trained run.
+        dataset: Its dataset.
+        spec: Of the stage.
+    """
+    scene = scene_of(dataset)
+    files = {"checkpoint": run.checkpoint_manifest, "run": run.run, "cameras": dataset.transforms, "scene": scene.scene}
+    # What the world units come from.
+    world = {"reference": scene.reference_poses, "capture": scene.capture, "truth": scene.truth / "scene.json"}
+    files |= {name: path for name, path in world.items() if path.is_file()}
     return _hash(spec=spec, **{name: sha256_file(path) for name, path in files.items()})
 
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
-from PIL import Image
 
 from camera_paths.formats import read_camera_path
 from data.poses import Camera
@@ -23,7 +21,8 @@ from methods.runner.checkpoint import read_checkpoint
 from methods.runner.offline import quiet, without_downloads
 from methods.runner.progress import Progress
 from methods.runner.rebuild import rebuild_config
-from methods.runner.renders import quantise, record, write_colours, write_film
+from methods.runner.renders import Picture, record, write_film, write_picture
+from methods.runner.rows import write_row
 from methods.runner.setup import (
     out_of_memory_is_infeasible,
     seed_everything,
@@ -31,24 +30,9 @@ from methods.runner.setup import (
 )
 from methods.runner.views import View, held_out_views, path_views
 
+_MORE = {"normal": "normal", "foreground": "rgb_fg", "background": "rgb_bg"}
+"""Parts of a picture that not every model has, and what models call them."""
 CPU_CHUNK = 4096  # rays; a GPU's 32768 would take gigabytes of intermediate features on a host
-
-
-@dataclass(frozen=True)
-class Picture:
-    """What a model shows for a view.
-
-    Attributes:
-        rgb: ``[h, w, 3]`` float32 in [0, 1].
-        depth: ``[h, w]`` float32, scene units along the ray.
-        opacity: ``[h, w]`` float32 in [0, 1].
-        seconds: Time the model took.
-    """
-
-    rgb: np.ndarray
-    depth: np.ndarray
-    opacity: np.ndarray
-    seconds: float
 
 
 def render(run: RunFiles, dataset: DatasetFiles, paths: Mapping[str, Path], spec: dict[str, Any]) -> dict[str, Any]:
@@ -112,9 +96,9 @@ class LoadedModel:
         seconds = self._now() - started
         rgb, depth, opacity = (pick(outputs, n) for n in ("rgb", "depth", "accumulation"))
         depth = depth[..., 0] * (_ray_lengths(view.camera) if method_entry(self.method).depth_is_z else 1)
-        return Picture(
-            np.clip(rgb, 0, 1), depth.astype(np.float32), np.clip(np.nan_to_num(opacity[..., 0]), 0, 1), seconds
-        )
+        more = {field: pick(outputs, name) for field, name in _MORE.items() if name in outputs}
+        opacity = np.clip(np.nan_to_num(opacity[..., 0]), 0, 1)
+        return Picture(np.clip(rgb, 0, 1), depth.astype(np.float32), opacity, seconds, **more)
 
     def _now(self) -> float:
         if self.device == "cuda":
@@ -173,19 +157,14 @@ def _render_folder(
         for view in views:
             picture = model.picture(view)
             write_picture(temporary, view.name, picture)
+            if source is None and picture.normal is not None:
+                write_row(temporary, view, picture)
             records.append(record(view, picture.seconds))
             progress.update(progress.done + 1, **{"rays/s": records[-1]["rays"] / picture.seconds})
         if source is not None:
             write_film(temporary, views, source, fps)
         write_json(temporary / "renders.json", {"views": records, **_speed(records), "step": model.step})
     return records
-
-
-def write_picture(folder: Path, name: str, picture: Picture) -> None:
-    """Write ``<name>.png``, ``.rgb16.png``, ``.depth.npy`` and ``.opacity.png`` into ``folder``."""
-    write_colours(folder, name, picture.rgb)
-    np.save(folder / f"{name}.depth.npy", picture.depth)
-    Image.fromarray(quantise(picture.opacity, np.uint8)).save(folder / f"{name}.opacity.png")
 
 
 def _speed(records: list[dict[str, Any]]) -> dict[str, float]:

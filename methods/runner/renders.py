@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,29 @@ from camera_paths.video import write_mp4
 from fieldbook.documents import RENDERS, read_document
 from fieldbook.layout import RunFiles
 from methods.runner.views import View
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What a model shows for a view.
+
+    Attributes:
+        rgb: ``[h, w, 3]`` float32 in [0, 1].
+        depth: ``[h, w]`` float32, scene units along the ray.
+        opacity: ``[h, w]`` float32 in [0, 1].
+        seconds: Time the model took.
+        normal: ``[h, w, 3]`` float32 in the scene frame, unit or 0 where there is none; of models that have a surface.
+        foreground: ``[h, w, 3]`` what ``rgb`` has from within the model's box; of models with a background.
+        background: ``[h, w, 3]`` what lies behind it.
+    """
+
+    rgb: np.ndarray
+    depth: np.ndarray
+    opacity: np.ndarray
+    seconds: float
+    normal: np.ndarray | None = None
+    foreground: np.ndarray | None = None
+    background: np.ndarray | None = None
 
 
 def is_rendered(run: RunFiles, paths: Iterable[str], numbers: dict[str, Any]) -> bool:
@@ -34,6 +58,28 @@ def is_rendered(run: RunFiles, paths: Iterable[str], numbers: dict[str, Any]) ->
         for v in read_document(folder / "renders.json", RENDERS)["views"]
     ]
     return len(names) == numbers["views"] and all(name.is_file() for name in names)
+
+
+def write_picture(folder: Path, name: str, picture: Picture) -> None:
+    """Write ``<name>.png``, ``.rgb16.png``, ``.depth.npy`` and ``.opacity.png`` into ``folder``.
+
+    And, where the model has them, ``.normal.png`` (``(n + 1) / 2``), ``.foreground.png`` and ``.background.png``.
+    """
+    write_colours(folder, name, picture.rgb)
+    np.save(folder / f"{name}.depth.npy", picture.depth)
+    Image.fromarray(quantise(picture.opacity, np.uint8)).save(folder / f"{name}.opacity.png")
+    normal = None if picture.normal is None else normal_colours(picture.normal)
+    more = {"normal": normal, "foreground": picture.foreground, "background": picture.background}
+    for kind, values in more.items():
+        if values is not None:
+            Image.fromarray(quantise(np.clip(np.nan_to_num(values), 0, 1), np.uint8)).save(
+                folder / f"{name}.{kind}.png"
+            )
+
+
+def normal_colours(normal: np.ndarray) -> np.ndarray:
+    """Normals ``[..., 3]`` as colours in [0, 1]: ``(n + 1) / 2``, grey where there is none."""
+    return np.clip((np.nan_to_num(normal) + 1) / 2, 0, 1)
 
 
 def write_colours(folder: Path, name: str, rgb: np.ndarray) -> None:

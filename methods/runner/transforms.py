@@ -8,7 +8,7 @@ from typing import Any
 from fieldbook.documents import SCENE, TRANSFORMS, read_document
 from fieldbook.errors import UserError, nearest
 from fieldbook.files import inside
-from fieldbook.layout import DatasetFiles
+from fieldbook.layout import DatasetFiles, SceneFiles
 
 SPLITS = ("train", "val", "test")
 _FILE_KEYS = ("scene_json", "ply_file_path")
@@ -40,11 +40,23 @@ def read_scene(data: Path) -> dict[str, Any]:
     Raises:
         UserError: A file is missing, or ``transforms.json`` names no ``scene_json``.
     """
-    path = transforms_path(data)
+    return read_document(_scene_json(transforms_path(data)), SCENE)
+
+
+def _scene_json(path: Path) -> Path:
     name = read_transforms(path).get("scene_json")
     if name is None:
         raise UserError(f"{path} has no 'scene_json'; make the dataset with `fieldbook dataset`")
-    return read_document(path.parent / name, SCENE)
+    return path.parent / name
+
+
+def scene_of(dataset: DatasetFiles) -> SceneFiles:
+    """The scene that a dataset was made from; of a dataset that was copied out, ``scene.json`` may be all of it.
+
+    Raises:
+        UserError: As ``read_transforms``; or it names no ``scene_json``.
+    """
+    return SceneFiles(_scene_json(dataset.transforms).parent)
 
 
 def scene_gives(data: Path) -> frozenset[str]:

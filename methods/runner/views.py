@@ -22,21 +22,36 @@ class View:
         name: File name without its ending.
         camera: Pinhole.
         pose: ``scene_from_camera`` ``[4, 4]`` (OpenGL).
+        truth: The true picture, where there is one.
+        background: What a true picture with an alpha channel is seen before.
     """
 
     name: str
     camera: Camera
     pose: np.ndarray
+    truth: Path | None = None
+    background: str | None = None
 
 
 def held_out_views(dataset: DatasetFiles) -> list[View]:
     """Cameras of the test list, named after their frames."""
-    return [_view_of_frame(f) for f in frames_of_split(read_transforms(dataset.transforms), "test")]
+    return _views_of_split(dataset, "test")
 
 
-def _view_of_frame(frame: dict[str, Any]) -> View:
+def training_views(dataset: DatasetFiles) -> list[View]:
+    """Cameras of the training list, named after their frames."""
+    return _views_of_split(dataset, "train")
+
+
+def _views_of_split(dataset: DatasetFiles, split: str) -> list[View]:
+    meta = read_transforms(dataset.transforms)
+    return [_view_of_frame(f, dataset.root, meta.get("background")) for f in frames_of_split(meta, split)]
+
+
+def _view_of_frame(frame: dict[str, Any], root: Path, background: str | None) -> View:
     camera = Camera(frame["w"], frame["h"], frame["fl_x"], frame["fl_y"], frame["cx"], frame["cy"])
-    return View(Path(frame["file_path"]).stem, camera, np.array(frame["transform_matrix"], dtype=np.float64))
+    pose, path = np.array(frame["transform_matrix"], dtype=np.float64), root / frame["file_path"]
+    return View(path.stem, camera, pose, path, background)
 
 
 def path_views(path: CameraPath) -> list[View]:

@@ -17,6 +17,7 @@ from fieldbook.scenes import check_scenes, make, stage_spec
 from fieldbook.slurm import keep_unanswered_jobs
 from fieldbook.study import scores_with_lpips
 from methods.external.template import Commands, runs_commands
+from methods.presets import gives_mesh
 
 
 def load():
@@ -183,6 +184,23 @@ def render_inputs(wildcards):
 def all_scores(_wildcards):
     """Status files of every run's scoring."""
     return [RunFiles(Path(folder)).status("score").as_posix() for folder in RUNS]
+
+
+def geometry_inputs(wildcards):
+    """The mesh, the true surface where it is the user's own file, and the masks that both are cut with."""
+    run = RUNS[wildcards.run]
+    own, mask = STUDY.config["scenes"][run.scene]["surface"] or {}, STUDY.config["geometry"]["mask"]
+    files = [RunFiles(Path(wildcards.run)).status("mesh").as_posix()]
+    if own.get("path"):
+        files.append(Path(own["path"]).expanduser().as_posix())
+    if mask != "none":
+        files.append(STUDY.results.scene(run.scene).status(f"mask-{mask}").as_posix())
+    return files
+
+
+def all_geometries(_wildcards):
+    """Status files of the comparison of every run's mesh, where its method gives one."""
+    return [RunFiles(Path(folder)).status("geometry").as_posix() for folder, run in RUNS.items() if gives_mesh(vars(run))]
 
 
 def remove_stale_lock():

@@ -1,4 +1,4 @@
-"""Train, render and score one run. Checkpoints and logs are resumable state, so no rule declares them."""
+"""Train, render and score one run; the mesh of its surface. Checkpoints and logs are resumable state, so no rule declares them."""
 
 
 rule method:
@@ -90,3 +90,45 @@ rule score:
         mem_mb=3000,
     shell:
         "fieldbook score {wildcards.run:q} --spec {params.spec:q} --paths {params.paths:q} > {log:q} 2>&1"
+
+
+rule mesh:
+    input:
+        "{run}/train.status.json",
+    output:
+        status="{run}/mesh.status.json",
+    params:
+        spec=spec(STUDY.mesh_spec()),
+    log:
+        "{run}/logs/mesh.log",
+    benchmark:
+        "{run}/logs/mesh.tsv"
+    conda:
+        ENV
+    threads: TORCH_CPUS
+    resources:
+        cpus=TORCH_CPUS,
+        gpu=GPU,
+        mem_mb=5000,
+    shell:
+        "fieldbook mesh {wildcards.run:q} --spec {params.spec:q} > {log:q} 2>&1"
+
+
+rule geometry:
+    input:
+        geometry_inputs,
+    output:
+        status="{run}/geometry.status.json",
+    params:
+        spec=lambda wildcards: spec(STUDY.geometry_spec(RUNS[wildcards.run])),
+    log:
+        "{run}/logs/geometry.log",
+    benchmark:
+        "{run}/logs/geometry.tsv"
+    conda:
+        ENV
+    resources:
+        cpus=1,
+        mem_mb=3000,
+    shell:
+        "fieldbook geometry {wildcards.run:q} --spec {params.spec:q} > {log:q} 2>&1"

@@ -4,6 +4,7 @@
 rule tables:
     input:
         all_scores,
+        all_geometries,
     output:
         study=STUDY.files.resolved.as_posix(),
         images=report(

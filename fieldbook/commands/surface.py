@@ -1,0 +1,97 @@
+"""The surface of a run: its mesh, and how that compares with the true one."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from tyro.conf import arg
+
+from fieldbook.commands.common import Again, RunDir, load_spec
+from fieldbook.documents import RUN, read_document
+from fieldbook.errors import UserError
+from fieldbook.gpus import take_gpu
+from fieldbook.layout import DatasetFiles, RunFiles
+from fieldbook.stage import Keep, run_stage
+from fieldbook.status import Status
+from methods.external.template import runs_commands
+
+Keys = Annotated[str, arg(help="The study's keys mesh, device and torch_threads, as JSON or @FILE.", metavar="JSON")]
+Geometry = Annotated[str, arg(help="The study's key geometry and the scene's key surface, as JSON.", metavar="JSON")]
+Resolution = Annotated[int | None, arg(help="Samples along the longest side; in place of the spec's [256].")]
+Share = Annotated[float | None, arg(help="Drop parts with fewer than this share of the largest part's faces [0].")]
+
+
+def mesh(
+    run: RunDir, spec: Keys = "{}", resolution: Resolution = None, min_component: Share = None, again: Again = False
+) -> Status:
+    """Take the surface of a trained run as a mesh with colours, in world units: mesh.ply, mesh.glb and mesh.obj.
+
+    Example: fieldbook mesh RUN --resolution 512
+    """
+    files, data = RunFiles(run), DatasetFiles(run.parent.parent)
+    typed = {"resolution": resolution, "min_component": min_component}
+    keys = _mesh_keys(spec, {name: value for name, value in typed.items() if value is not None})
+    _refuse_others(files)
+
+    def made_from() -> str:
+        from methods.runner.identity import mesh_identity
+
+        return mesh_identity(files, data, keys)
+
+    def intact(numbers: dict[str, Any]) -> bool:
+        from methods.runner.mesh import is_meshed
+
+        return is_meshed(files, numbers)
+
+    def work() -> dict[str, Any]:
+        from methods.runner.mesh import make_mesh
+
+        return make_mesh(files, data, keys)
+
+    keep = None if again else Keep(made_from, intact)
+    prepare = lambda: take_gpu(keys.get("device", "auto"))  # noqa: E731
+    return run_stage("mesh", run, work, [files.status("train")], keep=keep, prepare=prepare)
+
+
+def geometry(run: RunDir, spec: Geometry = "{}") -> Status:
+    """Compare a run's mesh with the scene's true surface: distances, F-scores, normals, into geometry.json.
+
+    Example: fieldbook geometry RUN --spec '{"surface": {"path": "truth.ply", "space": "world"}}'
+    """
+    files, data = RunFiles(run), DatasetFiles(run.parent.parent)
+    keys = _geometry_keys(spec)
+
+    def work() -> dict[str, Any]:
+        from eval.geometry_stage import compare_run
+
+        return compare_run(files, data, keys)
+
+    return run_stage("geometry", run, work, [files.status("mesh")])
+
+
+def _mesh_keys(spec: str, typed: dict[str, Any]) -> dict[str, Any]:
+    from fieldbook.config import study_keys
+
+    keys = study_keys(load_spec(spec), "mesh")
+    return study_keys(keys | {"mesh": keys["mesh"] | typed})
+
+
+def _geometry_keys(spec: str) -> dict[str, Any]:
+    from fieldbook.config import scene_keys, study_keys
+
+    return scene_keys(study_keys(load_spec(spec), "geometry"), "surface")
+
+
+def _refuse_others(files: RunFiles) -> None:
+    """Refuse runs that no model of ours is behind.
+
+    Raises:
+        UserError: It is a nerfstudio run of another origin, or one of commands.
+    """
+    if not files.run.is_file():
+        if files.config.is_file():
+            text = f"{files.root} is a nerfstudio run that Fieldbook did not train"
+            raise UserError(f"{text}: its surface cannot be read without running its config.yml; use ns-export")
+        return
+    if runs_commands(read_document(files.run, RUN).get("spec", {})):
+        raise UserError(f"{files.root} is a run of an external method: only its commands know its surface")

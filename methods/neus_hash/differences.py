@@ -1,0 +1,47 @@
+"""neus-hash's distance, gradient and Laplacian by differences (Li et al. 2023, Neuralangelo, section 3.1).
+
+M samples, K taps. All that these need is ordinary first-order derivatives of the grid: eikonal and curvature reach the
+table through the taps' features.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from methods.kernels.taps import gradient_and_laplacian, tap_directions
+from methods.neus_hash.schedules import active_levels
+
+if TYPE_CHECKING:
+    from methods.neus_hash.field import SurfaceField
+
+
+def step_length(field: SurfaceField) -> float:
+    """A cell of the finest level in use, over the box's side."""
+    c = field.config
+    level = active_levels(field.step, c.num_levels, c.start_levels, c.level_every) - 1
+    return 1 / (c.base_res * field.encoding.grid.growth**level)
+
+
+def by_differences(field: SurfaceField, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Features ``[M, F]``, gradient ``[M, 3]`` and Laplacian ``[M]`` at positions ``[M, 3]`` in the model's units.
+
+    Taps outside the box are moved to its faces, as instant-nsr-pl does.
+    """
+    c, side = field.config, step_length(field)
+    x = positions / c.radius
+    unit = (x * 0.5 + 0.5).clamp(0.0, 1.0)
+    offsets = side * tap_directions(c.num_taps, unit.device)
+    encoded = field.encoding.taps(unit, offsets, field.level_mask, clamped=True)
+    places = torch.cat([unit[:, None], (unit[:, None] + offsets).clamp(0.0, 1.0)], dim=1) * 2 - 1
+    hidden = torch.cat([places, encoded], dim=-1)
+    for layer in field.layers[:-1]:
+        hidden = F.softplus(F.linear(hidden, layer.weight, layer.bias), beta=100.0)
+    last = field.layers[-1]
+    features = F.linear(hidden[:, 0], last.weight, last.bias)
+    around = hidden[:, 1:] @ last.weight[0] + last.bias[0]
+    length = 2 * c.radius * side
+    return features, *gradient_and_laplacian(features[:, 0], around, length)
