@@ -81,6 +81,14 @@ class TorchSurfaceField(SurfaceField):
         hidden = [m for a, b in itertools.pairwise(widths) for m in (nn.Linear(a, b, bias=False), nn.ReLU())]
         self.colour_net = nn.Sequential(*hidden, nn.Linear(widths[-1], 3, bias=False))  # pyright: ignore
 
+    def distance(self, positions: Tensor) -> Tensor:
+        """Distance, by torch's layers."""
+        x = positions / self.config.radius
+        hidden = torch.cat([x, self.encoding(self._unit(x))], dim=-1)
+        for layer in self.layers[:-1]:
+            hidden = F.softplus(F.linear(hidden, layer.weight, layer.bias), beta=BETA)
+        return hidden @ self.layers[-1].weight[0] + self.layers[-1].bias[0]
+
     def surface(self, positions: Tensor) -> Surface:
         """Features, and the gradient by a graph through the backward pass."""
         with torch.enable_grad():

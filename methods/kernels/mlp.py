@@ -14,6 +14,9 @@ from methods.kernels import reference
 from methods.kernels.checks import check_device, check_tensor
 from methods.kernels.library import compiled, has_kernels
 
+LONGEST_ROW = 128
+"""Of the compiled form's matrices: longer ones no longer fit the cache, and there torch's products are as good."""
+
 
 def mlp(x: Tensor, weights: Sequence[Tensor], shared: Tensor | None = None, index: Tensor | None = None) -> Tensor:
     """Linear layers without biases and a ReLU between them.
@@ -36,8 +39,7 @@ def mlp(x: Tensor, weights: Sequence[Tensor], shared: Tensor | None = None, inde
         ValueError: Sizes that do not fit, or an index outside ``shared``.
     """
     _check(x, weights, shared, index)
-    # Long rows no longer fit the cache by the hundred, and there torch's products are as good.
-    small = max(max(w.shape) for w in weights) <= 128
+    small = max(max(w.shape) for w in weights) <= LONGEST_ROW
     wants = shared is not None and shared.requires_grad and torch.is_grad_enabled()
     if not x.is_cpu or not small or wants or not has_kernels("cpu"):
         if shared is not None and index is not None and not torch.compiler.is_compiling():

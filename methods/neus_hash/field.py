@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from methods.kernels.distance_net import distance_net, distance_only
 from methods.kernels.encodings import spherical_harmonics
 from methods.kernels.grid import Grid
 from methods.kernels.modules import GridEncoding, ReluNetwork
@@ -142,11 +143,8 @@ class SurfaceField(nn.Module):
     def distance(self, positions: Tensor) -> Tensor:
         """Distance ``[M]`` alone."""
         x = positions / self.config.radius
-        hidden = torch.cat([x, self.encoding(self._unit(x), self.level_mask)], dim=-1)
-        for layer in self.layers[:-1]:
-            hidden = F.softplus(F.linear(hidden, layer.weight, layer.bias), beta=BETA)
-        last = self.layers[-1]
-        return hidden @ last.weight[0] + last.bias[0]
+        inputs = torch.cat([x, self.encoding(self._unit(x), self.level_mask)], dim=-1)
+        return distance_only(inputs, *self._network, BETA)
 
     def surface(self, positions: Tensor) -> Surface:
         """Distance, features and gradient of positions ``[M, 3]`` in the model's units."""
@@ -155,20 +153,16 @@ class SurfaceField(nn.Module):
             return Surface(features[:, 0], features, gradient, laplacian)
         x = positions / self.config.radius
         unit = self._unit(x)
-        hidden = torch.cat([x, self.encoding(unit, self.level_mask)], dim=-1)
-        weights, slopes = [layer.weight for layer in self.layers], []
-        for layer, weight in zip(self.layers[:-1], weights[:-1], strict=True):
-            before = F.linear(hidden, weight, layer.bias)
-            hidden = F.softplus(before, beta=BETA)
-            slopes.append(torch.sigmoid(BETA * before))
-        features = F.linear(hidden, weights[-1], self.layers[-1].bias)
-        # Back through the layers by hand: autograd would build a graph of its own backward pass.
-        grad = weights[-1][0].expand_as(slopes[-1])
-        for weight, slope in zip(reversed(weights[:-1]), reversed(slopes), strict=True):
-            grad = (grad * slope) @ weight
+        inputs = torch.cat([x, self.encoding(unit, self.level_mask)], dim=-1)
+        features, grad = distance_net(inputs, *self._network, BETA)
         by_grid = self.encoding.input_gradient(unit, grad[:, 3:].contiguous(), self.level_mask)
         gradient = (grad[:, :3] + 0.5 * by_grid) / self.config.radius
         return Surface(features[:, 0], features, gradient, None)
+
+    @property
+    def _network(self) -> tuple[list[Tensor], list[Tensor]]:
+        """The distance network's matrices and biases."""
+        return [layer.weight for layer in self.layers], [layer.bias for layer in self.layers]
 
     def _unit(self, x: Tensor) -> Tensor:
         return (x * 0.5 + 0.5).clamp(0.0, 1.0)

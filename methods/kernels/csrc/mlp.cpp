@@ -2,92 +2,11 @@
 #include "bind.h"
 
 #if !defined(FIELDBOOK_CUDA)
-#include <algorithm>
-#include <cstring>
-#include <vector>
-
+#include "network.h"
 #include "ops/mlp.h"
 
 namespace fieldbook {
 namespace {
-
-struct Layer {
-  int inputs, outputs;         // as the caller counts
-  int64_t forward, backward;   // where its packed weights start
-  int64_t flat;                // where its weights start in the flat tensor
-};
-
-struct AlignedBuffer {
-  explicit AlignedBuffer(int64_t n) : store(n + LANES, 0.0f) {
-    const auto at = reinterpret_cast<uintptr_t>(store.data());
-    data = store.data() + (64 - at % 64) % 64 / sizeof(float);
-  }
-  std::vector<float> store;
-  float* data;
-};
-
-// Weights are handed over as one flat tensor of [outputs, inputs] matrices. They are packed twice, padded with zeros to
-// whole tiles: [inputs, outputs] for the forward pass, [outputs, inputs] for the backward pass.
-class Network {
- public:
-  Network(const int64_t* widths, int64_t count, const float* flat) {
-    int64_t size = 0, from = 0;
-    for (int64_t l = 0; l + 1 < count; ++l) {
-      Layer layer{static_cast<int>(widths[l]), static_cast<int>(widths[l + 1]), size, 0, from};
-      size += static_cast<int64_t>(padded(layer.inputs)) * padded(layer.outputs);
-      layer.backward = size;
-      size += static_cast<int64_t>(padded(layer.inputs)) * padded(layer.outputs);
-      from += static_cast<int64_t>(layer.inputs) * layer.outputs;
-      layers.push_back(layer);
-    }
-    packed.assign(size, 0.0f);
-    weights = from;
-    for (const Layer& layer : layers)
-      for (int o = 0; o < layer.outputs; ++o)
-        for (int i = 0; i < layer.inputs; ++i) {
-          const float w = flat[layer.flat + static_cast<int64_t>(o) * layer.inputs + i];
-          packed[layer.forward + i * padded(layer.outputs) + o] = w;
-          packed[layer.backward + o * padded(layer.inputs) + i] = w;
-        }
-  }
-
-  int64_t rows() const {
-    int64_t n = padded(layers[0].inputs);
-    for (const Layer& layer : layers) n += padded(layer.outputs);
-    return n;
-  }
-
-  // activations: all layers' rows, the input's first; returns the output's rows.
-  float* forward(float* activations) const {
-    for (size_t l = 0; l < layers.size(); ++l) {
-      float* next = activations + static_cast<int64_t>(padded(layers[l].inputs)) * BLOCK;
-      layer_rows(packed.data() + layers[l].forward, padded(layers[l].outputs), activations, layers[l].inputs, next,
-                 padded(layers[l].outputs), l + 1 < layers.size());
-      activations = next;
-    }
-    return activations;
-  }
-
-  // gradient: the output's rows, replaced layer by layer; `other` is a second buffer. Returns the input's rows.
-  float* backward(float* output, float* gradient, float* other, vec16* weight_sums) const {
-    float* activation = output;
-    for (size_t l = layers.size(); l-- > 0;) {
-      const Layer& layer = layers[l];
-      activation -= static_cast<int64_t>(padded(layer.inputs)) * BLOCK;
-      add_outer(gradient, padded(layer.outputs), activation, padded(layer.inputs),
-                weight_sums + layer.backward, padded(layer.inputs));
-      layer_rows(packed.data() + layer.backward, padded(layer.inputs), gradient, layer.outputs, other,
-                 padded(layer.inputs), false);
-      if (l > 0) mask_relu(activation, other, padded(layer.inputs));
-      std::swap(gradient, other);
-    }
-    return gradient;
-  }
-
-  std::vector<Layer> layers;
-  std::vector<float> packed;
-  int64_t weights = 0;
-};
 
 // The network's input: rows of x, then rows of `shared` at the sample's index.
 struct Input {
@@ -97,16 +16,13 @@ struct Input {
   int own, common;
 
   void load(int64_t first, float* rows) const {
-    const int n = static_cast<int>(std::min<int64_t>(BLOCK, samples - first));
-    for (int s = 0; s < n; ++s) {
-      const float* row = x + (first + s) * own;
-      for (int i = 0; i < own; ++i) rows[i * BLOCK + s] = row[i];
-    }
+    const int n = samples_in(first, samples, PANEL);
+    load_panel(x + first * own, own, n, rows);
     for (int s = 0; s < n && common > 0; ++s) {
       const float* row = shared + index[first + s] * common;
-      for (int i = 0; i < common; ++i) rows[(own + i) * BLOCK + s] = row[i];
+      for (int i = 0; i < common; ++i) rows[(own + i) * PANEL + s] = row[i];
     }
-    for (int i = 0; i < own + common; ++i) std::fill(rows + i * BLOCK + n, rows + (i + 1) * BLOCK, 0.0f);
+    for (int i = own; i < own + common; ++i) std::fill(rows + i * PANEL + n, rows + (i + 1) * PANEL, 0.0f);
   }
 };
 
@@ -115,62 +31,95 @@ Input make_input(const Tensor& x, const Tensor& shared, const Tensor& index) {
   return {in<float>(x), in<float>(shared), in<int64_t>(index), x.size(0), static_cast<int>(x.size(1)), common};
 }
 
-void store(const float* rows, int width, int64_t first, int64_t samples, float* out) {
-  const int n = static_cast<int>(std::min<int64_t>(BLOCK, samples - first));
-  for (int s = 0; s < n; ++s)
-    for (int i = 0; i < width; ++i) out[(first + s) * width + i] = rows[i * BLOCK + s];
+// A panel's memory: all layers' activations, the input's first, then two gradients of the widest.
+struct Places {
+  explicit Places(const Network& net) {
+    int64_t rows = net.layers[0].in, widest = rows;
+    at.push_back(0);
+    for (const Layer& layer : net.layers) {
+      at.push_back(rows * PANEL);
+      rows += layer.out;
+      widest = std::max<int64_t>(widest, layer.out);
+    }
+    forward_size = rows * PANEL;
+    one = forward_size, two = one + widest * PANEL;
+    size = two + widest * PANEL;
+  }
+  std::vector<int64_t> at;
+  int64_t one, two, forward_size, size;
+};
+
+void forward(const Network& net, const Places& places, float* panel) {
+  for (size_t l = 0; l < net.layers.size(); ++l) {
+    const Layer& layer = net.layers[l];
+    float* next = panel + places.at[l + 1];
+    layer_rows(layer.forward, nullptr, panel + places.at[l], layer.inputs, next, layer.out);
+    if (l + 1 < net.layers.size()) relu_rows(next, layer.out);
+  }
+}
+
+// The gradient in `one` of each panel is replaced layer by layer; returns where that of the input is.
+int64_t backward(const Network& net, const Places& places, float* block, int panels, vec16* sums) {
+  int64_t here = places.one, there = places.two;
+  for (size_t l = net.layers.size(); l-- > 0;) {
+    const Layer& layer = net.layers[l];
+    add_outer(block + here, layer.out, block + places.at[l], layer.in, panels, places.size, sums + layer.sums);
+    for (int p = 0; p < panels; ++p) {
+      float* panel = block + p * places.size;
+      layer_rows(layer.backward, nullptr, panel + here, layer.outputs, panel + there, layer.in);
+      if (l > 0) mask_relu(panel + places.at[l], panel + there, layer.in);
+    }
+    std::swap(here, there);
+  }
+  return here;
 }
 
 void mlp_forward_op(Tensor x, Tensor shared, Tensor index, Tensor widths, Tensor weights, Tensor result) {
-  const Network net(in<int64_t>(widths), widths.numel(), in<float>(weights));
+  const Network net(in<int64_t>(widths), widths.numel(), in<float>(weights), false);
+  const Places places(net);
   const Input input = make_input(x, shared, index);
+  const int outputs = net.layers.back().outputs;
   float* target = out<float>(result);
-  const int64_t blocks = (input.samples + BLOCK - 1) / BLOCK;
-  torch::stable::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
-    AlignedBuffer buffer(net.rows() * BLOCK);
-    for (int64_t b = begin; b < end; ++b) {
-      input.load(b * BLOCK, buffer.data);
-      store(net.forward(buffer.data), net.layers.back().outputs, b * BLOCK, input.samples, target);
+  torch::stable::parallel_for(0, (input.samples + PANEL - 1) / PANEL, 1, [&](int64_t begin, int64_t end) {
+    AlignedBuffer buffer(places.forward_size);
+    for (int64_t first = begin * PANEL; first < std::min(end * PANEL, input.samples); first += PANEL) {
+      input.load(first, buffer.data);
+      forward(net, places, buffer.data);
+      store_panel(buffer.data + places.at.back(), outputs, samples_in(first, input.samples, PANEL),
+                  target + first * outputs);
     }
   });
 }
 
-// Hidden activations are computed again, which is cheaper than storing and loading them. Each thread sums the weights'
-// gradient over its own run of blocks; the sums are added in the threads' order.
+// Hidden activations are computed again, which is cheaper than storing and loading them.
 void mlp_backward_op(Tensor x, Tensor shared, Tensor index, Tensor widths, Tensor weights, Tensor grad, Tensor grad_x,
                      Tensor grad_weights) {
-  const Network net(in<int64_t>(widths), widths.numel(), in<float>(weights));
+  const Network net(in<int64_t>(widths), widths.numel(), in<float>(weights), false);
+  const Places places(net);
   const Input input = make_input(x, shared, index);
   const int outputs = net.layers.back().outputs;
-  Input gradient{in<float>(grad), nullptr, nullptr, input.samples, outputs, 0};
+  const Input gradient{in<float>(grad), nullptr, nullptr, input.samples, outputs, 0};
   float* target = out<float>(grad_x);
-  const int64_t blocks = (input.samples + BLOCK - 1) / BLOCK;
-  const int64_t hands = std::max<int64_t>(1, std::min<int64_t>(torch::stable::get_num_threads(), blocks));
-  const int64_t size = static_cast<int64_t>(net.packed.size());
-  std::vector<AlignedBuffer> sums;
-  for (int64_t hand = 0; hand < hands; ++hand) sums.emplace_back(size * LANES);
-  torch::stable::parallel_for(0, hands, 1, [&](int64_t begin, int64_t end) {
-    AlignedBuffer buffer(net.rows() * BLOCK), one(net.rows() * BLOCK), two(net.rows() * BLOCK);
-    for (int64_t hand = begin; hand < end; ++hand) {
-      for (int64_t b = blocks * hand / hands; b < blocks * (hand + 1) / hands; ++b) {
-        input.load(b * BLOCK, buffer.data);
-        float* output = net.forward(buffer.data);
-        gradient.load(b * BLOCK, one.data);
-        std::fill(one.data + outputs * BLOCK, one.data + padded(outputs) * BLOCK, 0.0f);
-        const float* rows = net.backward(output, one.data, two.data, reinterpret_cast<vec16*>(sums[hand].data));
-        store(rows, input.own, b * BLOCK, input.samples, target);
+  const auto sums = run_shares(input.samples, net.sums, [&](int64_t begin, int64_t end, vec16* own) {
+    AlignedBuffer buffer(places.size * (BLOCK / PANEL));
+    for (int64_t block = begin; block < end; block += BLOCK) {
+      const int panels = (samples_in(block, end, BLOCK) + PANEL - 1) / PANEL;
+      for (int p = 0; p < panels; ++p) {
+        float* panel = buffer.data + p * places.size;
+        input.load(block + p * PANEL, panel);
+        forward(net, places, panel);
+        gradient.load(block + p * PANEL, panel + places.one);
+        std::fill(panel + places.one + outputs * PANEL, panel + places.one + padded(outputs) * PANEL, 0.0f);
+      }
+      const int64_t rows = backward(net, places, buffer.data, panels, own);
+      for (int p = 0; p < panels; ++p) {
+        const int64_t first = block + p * PANEL;
+        store_panel(buffer.data + p * places.size + rows, input.own, samples_in(first, end, PANEL),
+                    target + first * input.own);
       }
     }
   });
-  float* flat = out<float>(grad_weights);
-  for (const Layer& layer : net.layers)
-    for (int o = 0; o < layer.outputs; ++o)
-      for (int i = 0; i < layer.inputs; ++i) {
-        float total = 0.0f;
-        for (const AlignedBuffer& sum : sums)
-          total += sum_lanes(reinterpret_cast<const vec16*>(sum.data)[layer.backward + o * padded(layer.inputs) + i]);
-        flat[layer.flat + static_cast<int64_t>(o) * layer.inputs + i] = total;
-      }
+  net.collect(sums, out<float>(grad_weights));
 }
 
 }  // namespace

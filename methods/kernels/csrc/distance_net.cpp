@@ -1,0 +1,205 @@
+// Binding of distance_net, and its launch on the CPU. As with mlp, a GPU has cuBLAS for this.
+//
+// Layer l takes a_l to h_l = W_l a_l + b_l and a_{l+1} = softplus(h_l) with the slope s_l; a_0 is the input z. The distance
+// is the last layer's first output, and its gradient in z comes back through the layers: with p the last matrix' first
+// row, q_l = p * s_l and then p = W_l^T q_l, down to l = 0.
+#include "bind.h"
+
+#if !defined(FIELDBOOK_CUDA)
+#include <optional>
+
+#include "network.h"
+#include "ops/distance_net.h"
+
+namespace fieldbook {
+namespace {
+
+// Where a panel keeps the rows of a hidden layer: a_{l+1}, s_l, q_l; backward also dL/dh_l, and dL/dp behind q_l.
+struct Hidden {
+  int64_t value, slope, product, to_h, to_p;
+};
+
+// A panel's memory. Backward, `along` holds dL/d(gradient in z); forward, that gradient itself.
+struct Places {
+  explicit Places(const Network& net) {
+    int widest = net.layers[0].in;
+    z = take(net.layers[0].in);
+    along = take(net.layers[0].in);
+    features = take(net.layers.back().out);
+    for (size_t l = 0; l + 1 < net.layers.size(); ++l) {
+      const int rows = net.layers[l].out;
+      hidden.push_back({take(rows), take(rows), take(rows), take(rows), take(rows)});
+      widest = std::max(widest, rows);
+    }
+    other = take(widest);
+  }
+
+  int64_t take(int rows) {
+    const int64_t at = size;
+    size += static_cast<int64_t>(rows) * PANEL;
+    return at;
+  }
+
+  int64_t size = 0, z, along, features, other;
+  std::vector<Hidden> hidden;
+};
+
+struct DistanceNet {
+  DistanceNet(const Tensor& widths, const Tensor& flat, double sharpness)
+      : net(in<int64_t>(widths), widths.numel(), in<float>(flat), true),
+        at(net),
+        last(net.layers.back()),
+        inputs(net.layers[0].inputs),
+        outputs(last.outputs),
+        beta(static_cast<float>(sharpness)) {}
+
+  void make_values(float* panel) const {
+    int64_t from = at.z;
+    for (size_t l = 0; l < at.hidden.size(); ++l) {
+      const Layer& layer = net.layers[l];
+      const Hidden& here = at.hidden[l];
+      layer_rows(layer.forward, layer.bias, panel + from, layer.inputs, panel + here.value, layer.out);
+      softplus_rows(panel + here.value, panel + here.slope, layer.out, beta);
+      from = here.value;
+    }
+  }
+
+  void make_features(float* panel) const {
+    const float* from = panel + at.hidden.back().value;
+    layer_rows(last.forward, last.bias, from, last.inputs, panel + at.features, last.out);
+  }
+
+  void make_products(float* panel) const {
+    const Hidden& top = at.hidden.back();
+    weigh_rows(last.backward, panel + top.slope, panel + top.product, last.in);
+    for (size_t l = at.hidden.size() - 1; l > 0; --l) {
+      const Layer& layer = net.layers[l];
+      float* to = panel + at.hidden[l - 1].product;
+      layer_rows(layer.backward, nullptr, panel + at.hidden[l].product, layer.outputs, to, layer.in);
+      multiply_rows(panel + at.hidden[l - 1].slope, to, layer.in);
+    }
+  }
+
+  void make_gradient(float* panel) const {
+    const Layer& first = net.layers[0];
+    layer_rows(first.backward, nullptr, panel + at.hidden[0].product, first.outputs, panel + at.along, first.in);
+  }
+
+  // Back through make_gradient and make_products.
+  void from_gradient(float* panel) const {
+    int64_t from = at.along;
+    for (size_t l = 0; l < at.hidden.size(); ++l) {
+      const Layer& layer = net.layers[l];
+      const Hidden& here = at.hidden[l];
+      float* to = panel + here.to_p;
+      layer_rows(layer.forward, nullptr, panel + from, layer.inputs, to, layer.out);
+      product_rows(panel + here.slope, panel + here.product, to, panel + here.to_h, layer.out, beta);
+      from = here.to_p;
+    }
+  }
+
+  // Back through make_features and make_values, on top of the former if `second`; the gradient in z ends in `other`.
+  void from_features(float* panel, bool second) const {
+    float* other = panel + at.other;
+    layer_rows(last.backward, nullptr, panel + at.features, last.outputs, other, last.in);
+    for (size_t l = at.hidden.size(); l-- > 0;) {
+      const Layer& layer = net.layers[l];
+      float* to_h = panel + at.hidden[l].to_h;
+      value_rows(panel + at.hidden[l].slope, other, to_h, layer.out, second);
+      layer_rows(layer.backward, nullptr, to_h, layer.outputs, other, layer.in);
+    }
+  }
+
+  void add_to_sums(const float* block, int panels, bool second, vec16* sums) const {
+    int64_t value = at.z, to_p = at.along;
+    for (size_t l = 0; l < at.hidden.size(); ++l) {
+      const Layer& layer = net.layers[l];
+      const Hidden& here = at.hidden[l];
+      add_outer(block + here.to_h, layer.out, block + value, layer.in, panels, at.size, sums + layer.sums);
+      if (second)
+        add_outer(block + here.product, layer.out, block + to_p, layer.in, panels, at.size, sums + layer.sums);
+      add_rows(block + here.to_h, layer.out, panels, at.size, sums + layer.sums_bias);
+      value = here.value, to_p = here.to_p;
+    }
+    add_outer(block + at.features, last.out, block + value, last.in, panels, at.size, sums + last.sums);
+    if (second) add_rows(block + to_p, last.in, panels, at.size, sums + last.sums);
+    add_rows(block + at.features, last.out, panels, at.size, sums + last.sums_bias);
+  }
+
+  const Network net;
+  const Places at;
+  const Layer& last;
+  const int inputs, outputs;
+  const float beta;
+};
+
+void distance_net_forward_op(Tensor z, Tensor widths, Tensor weights, double beta, Tensor features,
+                             std::optional<Tensor> gradient) {
+  const DistanceNet net(widths, weights, beta);
+  const float* from = in<float>(z);
+  float* to_features = out<float>(features);
+  float* to_gradient = gradient ? out<float>(*gradient) : nullptr;
+  const int64_t samples = z.size(0);
+  torch::stable::parallel_for(0, (samples + PANEL - 1) / PANEL, 1, [&](int64_t begin, int64_t end) {
+    AlignedBuffer buffer(net.at.size);
+    float* panel = buffer.data;
+    for (int64_t first = begin * PANEL; first < std::min(end * PANEL, samples); first += PANEL) {
+      const int n = samples_in(first, samples, PANEL);
+      load_panel(from + first * net.inputs, net.inputs, n, panel + net.at.z);
+      net.make_values(panel);
+      net.make_features(panel);
+      store_panel(panel + net.at.features, net.outputs, n, to_features + first * net.outputs);
+      if (to_gradient == nullptr) continue;
+      net.make_products(panel);
+      net.make_gradient(panel);
+      store_panel(panel + net.at.along, net.inputs, n, to_gradient + first * net.inputs);
+    }
+  });
+}
+
+void distance_net_backward_op(Tensor z, Tensor widths, Tensor weights, double beta, Tensor grad_features,
+                              std::optional<Tensor> grad_gradient, Tensor grad_z, Tensor grad_weights) {
+  const DistanceNet net(widths, weights, beta);
+  const float *from = in<float>(z), *features = in<float>(grad_features);
+  const float* along = grad_gradient ? in<float>(*grad_gradient) : nullptr;
+  const bool second = along != nullptr;
+  float* to = out<float>(grad_z);
+  const auto sums = run_shares(z.size(0), net.net.sums, [&](int64_t begin, int64_t end, vec16* own) {
+    AlignedBuffer buffer(net.at.size * (BLOCK / PANEL));
+    for (int64_t block = begin; block < end; block += BLOCK) {
+      int panels = 0;
+      for (int64_t first = block; first < std::min(block + BLOCK, end); first += PANEL, ++panels) {
+        const int n = samples_in(first, end, PANEL);
+        float* panel = buffer.data + panels * net.at.size;
+        load_panel(from + first * net.inputs, net.inputs, n, panel + net.at.z);
+        load_panel(features + first * net.outputs, net.outputs, n, panel + net.at.features);
+        if (second) load_panel(along + first * net.inputs, net.inputs, n, panel + net.at.along);
+        net.make_values(panel);
+        if (second) net.make_products(panel);
+        if (second) net.from_gradient(panel);
+        net.from_features(panel, second);
+        store_panel(panel + net.at.other, net.inputs, n, to + first * net.inputs);
+      }
+      net.add_to_sums(buffer.data, panels, second, own);
+    }
+  });
+  net.net.collect(sums, out<float>(grad_weights));
+}
+
+}  // namespace
+}  // namespace fieldbook
+
+FB_LIBRARY(m) {
+  m.def(
+      "distance_net_forward(Tensor z, Tensor widths, Tensor weights, float beta, Tensor(a!) features, "
+      "Tensor(b!)? gradient) -> ()");
+  m.def(
+      "distance_net_backward(Tensor z, Tensor widths, Tensor weights, float beta, Tensor grad_features, "
+      "Tensor? grad_gradient, Tensor(a!) grad_z, Tensor(b!) grad_weights) -> ()");
+}
+
+FB_LIBRARY_IMPL(m) {
+  m.impl("distance_net_forward", TORCH_BOX(&fieldbook::distance_net_forward_op));
+  m.impl("distance_net_backward", TORCH_BOX(&fieldbook::distance_net_backward_op));
+}
+#endif
