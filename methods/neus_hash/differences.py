@@ -38,9 +38,9 @@ def by_differences(field: SurfaceField, positions: Tensor) -> tuple[Tensor, Tens
     encoded = field.encoding.taps(unit, offsets, field.level_mask, clamped=True)
     places = torch.cat([unit[:, None], (unit[:, None] + offsets).clamp(0.0, 1.0)], dim=1) * 2 - 1
     hidden = torch.cat([places, encoded], dim=-1)
-    for layer in field.layers[:-1]:
-        hidden = F.softplus(F.linear(hidden, layer.weight, layer.bias), beta=100.0)
-    last = field.layers[-1]
-    features = F.linear(hidden[:, 0], last.weight, last.bias)
-    around = hidden[:, 1:] @ last.weight[0] + last.bias[0]
+    weights, biases = field.network
+    for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+        hidden = F.softplus(F.linear(hidden, weight, bias), beta=100.0)
+    features = F.linear(hidden[:, 0], weights[-1], biases[-1])
+    around = hidden[:, 1:] @ weights[-1][0] + biases[-1][0]
     return features, *gradient_and_laplacian(features[:, 0], around, 2 * c.radius * side, c.taps)

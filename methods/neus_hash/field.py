@@ -6,7 +6,7 @@ M samples, N rays, W hidden units. Positions are in the model's own units, the b
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -144,7 +144,7 @@ class SurfaceField(nn.Module):
         """Distance ``[M]`` alone."""
         x = positions / self.config.radius
         inputs = torch.cat([x, self.encoding(self._unit(x), self.level_mask)], dim=-1)
-        return distance_only(inputs, *self._network, BETA)
+        return distance_only(inputs, *self.network, BETA)
 
     def surface(self, positions: Tensor) -> Surface:
         """Distance, features and gradient of positions ``[M, 3]`` in the model's units."""
@@ -154,15 +154,16 @@ class SurfaceField(nn.Module):
         x = positions / self.config.radius
         unit = self._unit(x)
         inputs = torch.cat([x, self.encoding(unit, self.level_mask)], dim=-1)
-        features, grad = distance_net(inputs, *self._network, BETA)
+        features, grad = distance_net(inputs, *self.network, BETA)
         by_grid = self.encoding.input_gradient(unit, grad[:, 3:].contiguous(), self.level_mask)
         gradient = (grad[:, :3] + 0.5 * by_grid) / self.config.radius
         return Surface(features[:, 0], features, gradient, None)
 
     @property
-    def _network(self) -> tuple[list[Tensor], list[Tensor]]:
-        """The distance network's matrices and biases."""
-        return [layer.weight for layer in self.layers], [layer.bias for layer in self.layers]
+    def network(self) -> tuple[list[Tensor], list[Tensor]]:
+        """The distance network's matrices ``[outputs, inputs]`` and biases."""
+        layers: Any = self.layers
+        return [layer.weight for layer in layers], [layer.bias for layer in layers]
 
     def _unit(self, x: Tensor) -> Tensor:
         return (x * 0.5 + 0.5).clamp(0.0, 1.0)
