@@ -99,9 +99,7 @@ def distance_only(z: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]
     return _net(z, _no_columns(z), *_flat(*one), float(beta), False)[0]
 
 
-def _runs_compiled(
-    inputs: dict[str, Tensor], weights: Sequence[Tensor], biases: Sequence[Tensor], beta: float
-) -> bool:
+def _runs_compiled(inputs: dict[str, Tensor], weights: Sequence[Tensor], biases: Sequence[Tensor], beta: float) -> bool:
     """Whether the kernel takes these arguments, which are checked."""
     if len(weights) < 2 or len(weights) != len(biases):
         raise ValueError(f"give two or more matrices and a bias for each, got {len(weights)} and {len(biases)}")

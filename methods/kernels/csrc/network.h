@@ -9,7 +9,7 @@
 
 namespace fieldbook {
 
-constexpr int BLOCK = 8 * PANEL;  // samples whose products are added to the sums of the gradients at once
+constexpr int BLOCK = 4 * PANEL;  // samples whose products are added to the sums of the gradients at once
 
 struct AlignedBuffer {
   explicit AlignedBuffer(int64_t n) : store(n + LANES, 0.0f) {

@@ -46,7 +46,7 @@ struct Sharpness {
 FB_HD void softplus(float h, const Sharpness& sharp, float& value, float& slope) {
   const float size = h < 0.0f ? -h : h;
   const float e = exp2_unit(size * sharp.rate), r = 1.0f / (1.0f + e);
-  value = 0.5f * (h + size) + sharp.inverse * log1p_unit(e);
+  value = (h <= 0.0f ? 0.0f : h) + sharp.inverse * log1p_unit(e);
   slope = h < 0.0f ? e * r : (h >= 0.0f ? r : h);
 }
 
