@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from methods.kernels.distance_net import distance_net, distance_only
 from methods.kernels.taps import gradient_and_laplacian, tap_directions
 from methods.neus_hash.schedules import active_levels
 
 if TYPE_CHECKING:
     from methods.neus_hash.field import SurfaceField
+
+BETA = 100.0
+"""Of the softplus between the distance network's layers (Gropp et al. 2020)."""
 
 
 def step_length(field: SurfaceField) -> float:
@@ -37,11 +40,8 @@ def by_differences(field: SurfaceField, positions: Tensor) -> tuple[Tensor, Tens
     offsets = side * tap_directions(c.num_taps, unit.device)
     encoded = field.encoding.taps(unit, offsets, field.level_mask, clamped=True)
     places = torch.cat([unit[:, None], (unit[:, None] + offsets).clamp(0.0, 1.0)], dim=1) * 2 - 1
-    hidden = torch.cat([places, encoded], dim=-1)
-    for layer in field.layers[:-1]:
-        hidden = F.softplus(F.linear(hidden, layer.weight, layer.bias), beta=100.0)
-    last = field.layers[-1]
-    features = F.linear(hidden[:, 0], last.weight, last.bias)
-    around = hidden[:, 1:] @ last.weight[0] + last.bias[0]
+    inputs = torch.cat([places, encoded], dim=-1)
+    features, _ = distance_net(inputs[:, 0], *field.network, BETA)
+    around = distance_only(inputs[:, 1:].reshape(-1, inputs.shape[2]), *field.network, BETA).view(len(x), -1)
     length = 2 * c.radius * side
     return features, *gradient_and_laplacian(features[:, 0], around, length)

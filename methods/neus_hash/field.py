@@ -17,11 +17,8 @@ from methods.kernels.encodings import spherical_harmonics
 from methods.kernels.grid import Grid
 from methods.kernels.modules import GridEncoding, ReluNetwork
 from methods.neus_hash.config import NeusHashModelConfig
-from methods.neus_hash.differences import by_differences
+from methods.neus_hash.differences import BETA, by_differences
 from methods.neus_hash.schedules import active_levels
-
-BETA = 100.0
-"""Of the softplus between the distance network's layers (Gropp et al. 2020)."""
 
 
 class Surface(NamedTuple):
@@ -144,7 +141,7 @@ class SurfaceField(nn.Module):
         """Distance ``[M]`` alone."""
         x = positions / self.config.radius
         inputs = torch.cat([x, self.encoding(self._unit(x), self.level_mask)], dim=-1)
-        return distance_only(inputs, *self._network, BETA)
+        return distance_only(inputs, *self.network, BETA)
 
     def surface(self, positions: Tensor) -> Surface:
         """Distance, features and gradient of positions ``[M, 3]`` in the model's units."""
@@ -153,13 +150,13 @@ class SurfaceField(nn.Module):
             return Surface(features[:, 0], features, gradient, laplacian)
         x = positions / self.config.radius
         unit = self._unit(x)
-        made = split_distance_net(x, self.encoding(unit, self.level_mask), *self._network, BETA)
+        made = split_distance_net(x, self.encoding(unit, self.level_mask), *self.network, BETA)
         by_grid = self.encoding.input_gradient(unit, made.to_encoded, self.level_mask)
         gradient = (made.to_x + 0.5 * by_grid) / self.config.radius
         return Surface(made.distance, made.features, gradient, None)
 
     @property
-    def _network(self) -> tuple[list[Tensor], list[Tensor]]:
+    def network(self) -> tuple[list[Tensor], list[Tensor]]:
         """The distance network's matrices and biases."""
         return [layer.weight for layer in self.layers], [layer.bias for layer in self.layers]
 
