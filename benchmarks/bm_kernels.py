@@ -257,6 +257,15 @@ def mlp_row(n: int) -> Row:
     )
 
 
+def distance_net_row(n: int) -> Row:
+    """The distance network of neus-hash, 35-64-13 with its gradient, losses on both, against torch's layers."""
+    case = next(c for c in CASES if c.name == "distance_net")
+    arguments = case.arguments(n)
+    ours, peer = (_twin_call(case, f, arguments) for f in (case.kernel, case.twin))
+    name = f"distance net 35-64-13, 2^{n.bit_length() - 1}: forward + backward"
+    return Row(name, ours, peer, check=relative_error(case, "cpu"))
+
+
 def adam_row(n: int) -> Row:
     """Adam on a table of which a tenth has a gradient, against torch's fused Adam."""
     gradient = torch.randn(n // 8, 8) * (torch.rand(n // 8, 1) < 0.1)
@@ -277,13 +286,14 @@ def adam_row(n: int) -> Row:
 
 
 WITH_A_PEER = {"grid_encode", "spherical_harmonics", "composite", "distortion", "march", "mlp", "adam_step_"}
+WITH_A_ROW = WITH_A_PEER | {"distance_net"}
 
 
 def twin_rows(scale: int) -> list[Row]:
     """Kernels that nobody else has for a CPU, forward and backward, against their twins in plain torch."""
     rows = []
     for case in CASES:
-        if case.name not in WITH_A_PEER:
+        if case.name not in WITH_A_ROW:
             arguments = case.arguments(case.size // scale)
             ours, peer = (_twin_call(case, f, arguments) for f in (case.kernel, case.twin))
             rows.append(Row(f"{case.name} / torch twin", ours, peer, check=relative_error(case, "cpu")))
@@ -326,6 +336,7 @@ def on_cpu(quick: bool) -> dict[str, Any]:
     rows = hash_rows(2**18 // scale, not quick)
     rows += [second_order_row(2**16 // scale, kind) for kind in ("random", "rays")]
     rows += [harmonics_row(2**18 // scale), composite_row(4096 // scale, 96), *distortion_rows(4096 // scale)]
+    rows += [distance_net_row(n // scale) for n in (2**14, 2**16)]
     rows += [march_row(16384 // scale), mlp_row(2**15 // scale), adam_row(2**23 // scale), *twin_rows(scale)]
     return {"rows": measure(rows, 3 if quick else 7)}
 

@@ -207,8 +207,9 @@ def test_levels_not_yet_in_use_change_nothing_and_learn_nothing():
     assert not torch.equal(field.surface(x).sdf, first.sdf)
 
 
-def test_nothing_in_gives_nothing_out():
-    field = _field()
+@pytest.mark.parametrize("gradient", ["analytic", "numerical"])
+def test_nothing_in_gives_nothing_out(gradient: str):
+    field = _field(gradient=gradient)
     made = field.surface(torch.zeros(0, 3))
     assert made.sdf.shape == (0,)
     assert made.gradient.shape == (0, 3)

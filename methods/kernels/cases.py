@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 from methods.kernels import reference
 from methods.kernels.adam import AdamNumbers, adam_step_
 from methods.kernels.compositing import CompositeState, composite, composite_alive_, composite_alpha
+from methods.kernels.distance_net import distance_net, distance_only, split_distance_net
 from methods.kernels.distortion import distortion
 from methods.kernels.encodings import frequency_encode, spherical_harmonics
 from methods.kernels.grid import Grid, grid_encode, grid_input_gradient
@@ -100,6 +101,22 @@ def mlp_inputs(*widths: int) -> Callable[[int, Generator], tuple]:
         return torch.randint(-1, 2, shape, generator=make).float()
 
     return lambda n, make: (whole(make, n, widths[0]), [whole(make, b, a) for a, b in itertools.pairwise(widths)])
+
+
+def distance_net_inputs(*widths: int) -> Callable[[int, Generator], tuple]:
+    """Inputs of ``distance_net``: pre-activations of about a tenth, where the softplus bends."""
+
+    def inputs(n: int, make: Generator) -> tuple:
+        pairs = list(itertools.pairwise(widths))
+        weights = [_uniform(make, b, a, low=-1.0) / a**0.5 for a, b in pairs]
+        return 0.2 * torch.randn(n, widths[0], generator=make), weights, [0.1 * _uniform(make, b) for _, b in pairs]
+
+    return inputs
+
+
+def _split_distance_net(n: int, make: Generator) -> tuple:
+    z, *layers = distance_net_inputs(35, 64, 13)(n, make)
+    return z[:, :3].contiguous(), z[:, 3:].contiguous(), *layers
 
 
 def _adam(n: int, make: Generator) -> tuple:
@@ -225,6 +242,33 @@ CASES = (
         wants=(0, 2),
     ),
     Case("mlp", mlp, reference.mlp, mlp_inputs(32, 64, 16), 2**14, wants=(0, 1), cpu_only=True),
+    Case(
+        "distance_net",
+        distance_net,
+        reference.distance_net,
+        distance_net_inputs(35, 64, 13),
+        2**14,
+        wants=(0, 1, 2),
+        cpu_only=True,
+    ),
+    Case(
+        "split_distance_net",
+        split_distance_net,
+        reference.split_distance_net,
+        _split_distance_net,
+        2**14,
+        wants=(0, 1, 2, 3),
+        cpu_only=True,
+    ),
+    Case(
+        "distance_only",
+        distance_only,
+        reference.distance_only,
+        distance_net_inputs(35, 64, 13),
+        2**14,
+        wants=(0, 1, 2),
+        cpu_only=True,
+    ),
     Case("adam_step_", adam_step_, reference.adam_step_, _adam, 2**19, changed=(0, 1, 2, 3)),
     Case(
         "ray_aabb",

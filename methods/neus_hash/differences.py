@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from methods.kernels.distance_net import distance_net, distance_only
 from methods.kernels.taps import gradient_and_laplacian, tap_offsets
 from methods.neus_hash.schedules import active_levels
 
 if TYPE_CHECKING:
     from methods.neus_hash.field import SurfaceField
+
+BETA = 100.0
+"""Of the softplus between the distance network's layers (Gropp et al. 2020)."""
 
 
 def step_length(field: SurfaceField) -> float:
@@ -37,10 +40,7 @@ def by_differences(field: SurfaceField, positions: Tensor) -> tuple[Tensor, Tens
     offsets = tap_offsets(side, c.taps, unit.device)
     encoded = field.encoding.taps(unit, offsets, field.level_mask, clamped=True)
     places = torch.cat([unit[:, None], (unit[:, None] + offsets).clamp(0.0, 1.0)], dim=1) * 2 - 1
-    hidden = torch.cat([places, encoded], dim=-1)
-    weights, biases = field.network
-    for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
-        hidden = F.softplus(F.linear(hidden, weight, bias), beta=100.0)
-    features = F.linear(hidden[:, 0], weights[-1], biases[-1])
-    around = hidden[:, 1:] @ weights[-1][0] + biases[-1][0]
+    inputs = torch.cat([places, encoded], dim=-1)
+    features, _ = distance_net(inputs[:, 0], *field.network, BETA)
+    around = distance_only(inputs[:, 1:].flatten(0, 1), *field.network, BETA).view(len(x), len(offsets))
     return features, *gradient_and_laplacian(features[:, 0], around, 2 * c.radius * side, c.taps)

@@ -12,16 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from methods.kernels.distance_net import distance_net, distance_only
+from methods.kernels.distance_net import distance_only, split_distance_net
 from methods.kernels.encodings import spherical_harmonics
 from methods.kernels.grid import Grid
 from methods.kernels.modules import GridEncoding, ReluNetwork
 from methods.neus_hash.config import NeusHashModelConfig
-from methods.neus_hash.differences import by_differences
+from methods.neus_hash.differences import BETA, by_differences
 from methods.neus_hash.schedules import active_levels
-
-BETA = 100.0
-"""Of the softplus between the distance network's layers (Gropp et al. 2020)."""
 
 
 class Surface(NamedTuple):
@@ -153,11 +150,10 @@ class SurfaceField(nn.Module):
             return Surface(features[:, 0], features, gradient, laplacian)
         x = positions / self.config.radius
         unit = self._unit(x)
-        inputs = torch.cat([x, self.encoding(unit, self.level_mask)], dim=-1)
-        features, grad = distance_net(inputs, *self.network, BETA)
-        by_grid = self.encoding.input_gradient(unit, grad[:, 3:].contiguous(), self.level_mask)
-        gradient = (grad[:, :3] + 0.5 * by_grid) / self.config.radius
-        return Surface(features[:, 0], features, gradient, None)
+        made = split_distance_net(x, self.encoding(unit, self.level_mask), *self.network, BETA)
+        by_grid = self.encoding.input_gradient(unit, made.to_encoded, self.level_mask)
+        gradient = (made.to_x + 0.5 * by_grid) / self.config.radius
+        return Surface(made.distance, made.features, gradient, None)
 
     @property
     def network(self) -> tuple[list[Tensor], list[Tensor]]:

@@ -45,13 +45,12 @@ struct Places {
 };
 
 struct DistanceNet {
-  DistanceNet(const Tensor& widths, const Tensor& flat, double sharpness)
+  DistanceNet(const Tensor& widths, const Tensor& flat, double beta)
       : net(in<int64_t>(widths), widths.numel(), in<float>(flat), true),
         at(net),
         last(net.layers.back()),
-        inputs(net.layers[0].inputs),
         outputs(last.outputs),
-        beta(static_cast<float>(sharpness)) {}
+        sharp(beta) {}
 
   void make_values(float* panel) const {
     int64_t from = at.z;
@@ -59,9 +58,14 @@ struct DistanceNet {
       const Layer& layer = net.layers[l];
       const Hidden& here = at.hidden[l];
       layer_rows(layer.forward, layer.bias, panel + from, layer.inputs, panel + here.value, layer.out);
-      softplus_rows(panel + here.value, panel + here.slope, layer.out, beta);
+      softplus_rows(panel + here.value, panel + here.slope, layer.out, sharp);
       from = here.value;
     }
+  }
+
+  void make_distance(float* panel) const {
+    const float* from = panel + at.hidden.back().value;
+    weigh_and_add(last.backward, last.bias[0], from, last.inputs, panel + at.features);
   }
 
   void make_features(float* panel) const {
@@ -93,7 +97,7 @@ struct DistanceNet {
       const Hidden& here = at.hidden[l];
       float* to = panel + here.to_p;
       layer_rows(layer.forward, nullptr, panel + from, layer.inputs, to, layer.out);
-      product_rows(panel + here.slope, panel + here.product, to, panel + here.to_h, layer.out, beta);
+      product_rows(panel + here.slope, panel + here.product, to, panel + here.to_h, layer.out, sharp.beta);
       from = here.to_p;
     }
   }
@@ -115,72 +119,115 @@ struct DistanceNet {
     for (size_t l = 0; l < at.hidden.size(); ++l) {
       const Layer& layer = net.layers[l];
       const Hidden& here = at.hidden[l];
-      add_outer(block + here.to_h, layer.out, block + value, layer.in, panels, at.size, sums + layer.sums);
-      if (second)
-        add_outer(block + here.product, layer.out, block + to_p, layer.in, panels, at.size, sums + layer.sums);
+      const Factors factors[] = {{block + here.to_h, block + value}, {block + here.product, block + to_p}};
+      add_outer(factors, second ? 2 : 1, layer.out, layer.columns, panels, at.size, sums + layer.sums);
       add_rows(block + here.to_h, layer.out, panels, at.size, sums + layer.sums_bias);
       value = here.value, to_p = here.to_p;
     }
-    add_outer(block + at.features, last.out, block + value, last.in, panels, at.size, sums + last.sums);
-    if (second) add_rows(block + to_p, last.in, panels, at.size, sums + last.sums);
+    const Factors factors{block + at.features, block + value};
+    add_outer(&factors, 1, last.out, last.columns, panels, at.size, sums + last.sums);
+    if (second) add_rows(block + to_p, last.inputs, panels, at.size, sums + last.sums);
     add_rows(block + at.features, last.out, panels, at.size, sums + last.sums_bias);
   }
 
   const Network net;
   const Places at;
   const Layer& last;
-  const int inputs, outputs;
-  const float beta;
+  const int outputs;
+  const Sharpness sharp;
 };
 
-void distance_net_forward_op(Tensor z, Tensor widths, Tensor weights, double beta, Tensor features,
-                             std::optional<Tensor> gradient) {
+// A matrix whose columns are in two tensors, either of which may be missing.
+template <class T>
+struct Pair {
+  T *first, *second;
+  int columns, more;
+
+  explicit operator bool() const { return first != nullptr || second != nullptr; }
+
+  void load(int64_t sample, int n, float* rows) const {
+    load_or_clear(first, columns, sample, n, rows);
+    load_or_clear(second, more, sample, n, rows + columns * PANEL);
+  }
+
+  void store(const float* rows, int64_t sample, int n) const {
+    if (first != nullptr) store_panel(rows, columns, n, first + sample * columns);
+    if (second != nullptr) store_panel(rows + columns * PANEL, more, n, second + sample * more);
+  }
+
+ private:
+  static void load_or_clear(const float* from, int width, int64_t sample, int n, float* rows) {
+    if (from != nullptr)
+      load_panel(from + sample * width, width, n, rows);
+    else
+      std::fill(rows, rows + width * PANEL, 0.0f);
+  }
+};
+
+const float* in_or_null(const std::optional<Tensor>& t) { return t ? in<float>(*t) : nullptr; }
+float* out_or_null(const std::optional<Tensor>& t) { return t ? out<float>(*t) : nullptr; }
+
+using Optional = std::optional<Tensor>;
+
+void distance_net_forward_op(Tensor x, Tensor more, Tensor widths, Tensor weights, double beta, Tensor distance,
+                             Optional features, Optional to_x, Optional to_more) {
   const DistanceNet net(widths, weights, beta);
-  const float* from = in<float>(z);
-  float* to_features = out<float>(features);
-  float* to_gradient = gradient ? out<float>(*gradient) : nullptr;
-  const int64_t samples = z.size(0);
+  const int own = static_cast<int>(x.size(1)), rest = static_cast<int>(more.size(1));
+  const Pair<const float> input{in<float>(x), in<float>(more), own, rest};
+  const Pair<float> gradient{out_or_null(to_x), out_or_null(to_more), own, rest};
+  float *to_distance = out<float>(distance), *to_features = out_or_null(features);
+  const int64_t samples = x.size(0);
   torch::stable::parallel_for(0, (samples + PANEL - 1) / PANEL, 1, [&](int64_t begin, int64_t end) {
     AlignedBuffer buffer(net.at.size);
     float* panel = buffer.data;
     for (int64_t first = begin * PANEL; first < std::min(end * PANEL, samples); first += PANEL) {
       const int n = samples_in(first, samples, PANEL);
-      load_panel(from + first * net.inputs, net.inputs, n, panel + net.at.z);
+      input.load(first, n, panel + net.at.z);
       net.make_values(panel);
-      net.make_features(panel);
-      store_panel(panel + net.at.features, net.outputs, n, to_features + first * net.outputs);
-      if (to_gradient == nullptr) continue;
+      if (to_features != nullptr) {
+        net.make_features(panel);
+        store_panel(panel + net.at.features, net.outputs, n, to_features + first * net.outputs);
+      } else {
+        net.make_distance(panel);
+      }
+      std::copy_n(panel + net.at.features, n, to_distance + first);
+      if (!gradient) continue;
       net.make_products(panel);
       net.make_gradient(panel);
-      store_panel(panel + net.at.along, net.inputs, n, to_gradient + first * net.inputs);
+      gradient.store(panel + net.at.along, first, n);
     }
   });
 }
 
-void distance_net_backward_op(Tensor z, Tensor widths, Tensor weights, double beta, Tensor grad_features,
-                              std::optional<Tensor> grad_gradient, Tensor grad_z, Tensor grad_weights) {
+void distance_net_backward_op(Tensor x, Tensor more, Tensor widths, Tensor weights, double beta, Optional by_distance,
+                              Optional by_features, Optional by_to_x, Optional by_to_more, Optional grad_x,
+                              Optional grad_more, Tensor grad_weights) {
   const DistanceNet net(widths, weights, beta);
-  const float *from = in<float>(z), *features = in<float>(grad_features);
-  const float* along = grad_gradient ? in<float>(*grad_gradient) : nullptr;
-  const bool second = along != nullptr;
-  float* to = out<float>(grad_z);
-  const auto sums = run_shares(z.size(0), net.net.sums, [&](int64_t begin, int64_t end, vec16* own) {
+  const int own = static_cast<int>(x.size(1)), rest = static_cast<int>(more.size(1));
+  const Pair<const float> input{in<float>(x), in<float>(more), own, rest};
+  const Pair<const float> features{in_or_null(by_features), nullptr, net.outputs, 0};
+  const Pair<const float> along{in_or_null(by_to_x), in_or_null(by_to_more), own, rest};
+  const Pair<float> result{out_or_null(grad_x), out_or_null(grad_more), own, rest};
+  const float* distance = in_or_null(by_distance);
+  const bool second = static_cast<bool>(along);
+  const auto sums = run_shares(x.size(0), net.net.sums, [&](int64_t begin, int64_t end, vec16* shares) {
     AlignedBuffer buffer(net.at.size * (BLOCK / PANEL));
     for (int64_t block = begin; block < end; block += BLOCK) {
       int panels = 0;
       for (int64_t first = block; first < std::min(block + BLOCK, end); first += PANEL, ++panels) {
         const int n = samples_in(first, end, PANEL);
         float* panel = buffer.data + panels * net.at.size;
-        load_panel(from + first * net.inputs, net.inputs, n, panel + net.at.z);
-        load_panel(features + first * net.outputs, net.outputs, n, panel + net.at.features);
-        if (second) load_panel(along + first * net.inputs, net.inputs, n, panel + net.at.along);
+        input.load(first, n, panel + net.at.z);
+        features.load(first, n, panel + net.at.features);
+        for (int s = 0; s < n && distance != nullptr; ++s) panel[net.at.features + s] += distance[first + s];
+        if (second) along.load(first, n, panel + net.at.along);
         net.make_values(panel);
         if (second) net.make_products(panel);
         if (second) net.from_gradient(panel);
         net.from_features(panel, second);
-        store_panel(panel + net.at.other, net.inputs, n, to + first * net.inputs);
+        result.store(panel + net.at.other, first, n);
       }
-      net.add_to_sums(buffer.data, panels, second, own);
+      net.add_to_sums(buffer.data, panels, second, shares);
     }
   });
   net.net.collect(sums, out<float>(grad_weights));
@@ -191,11 +238,12 @@ void distance_net_backward_op(Tensor z, Tensor widths, Tensor weights, double be
 
 FB_LIBRARY(m) {
   m.def(
-      "distance_net_forward(Tensor z, Tensor widths, Tensor weights, float beta, Tensor(a!) features, "
-      "Tensor(b!)? gradient) -> ()");
+      "distance_net_forward(Tensor x, Tensor more, Tensor widths, Tensor weights, float beta, Tensor(a!) distance, "
+      "Tensor(b!)? features, Tensor(c!)? to_x, Tensor(d!)? to_more) -> ()");
   m.def(
-      "distance_net_backward(Tensor z, Tensor widths, Tensor weights, float beta, Tensor grad_features, "
-      "Tensor? grad_gradient, Tensor(a!) grad_z, Tensor(b!) grad_weights) -> ()");
+      "distance_net_backward(Tensor x, Tensor more, Tensor widths, Tensor weights, float beta, Tensor? by_distance, "
+      "Tensor? by_features, Tensor? by_to_x, Tensor? by_to_more, Tensor(a!)? grad_x, Tensor(b!)? grad_more, "
+      "Tensor(c!) grad_weights) -> ()");
 }
 
 FB_LIBRARY_IMPL(m) {

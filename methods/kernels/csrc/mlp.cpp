@@ -63,7 +63,8 @@ int64_t backward(const Network& net, const Places& places, float* block, int pan
   int64_t here = places.one, there = places.two;
   for (size_t l = net.layers.size(); l-- > 0;) {
     const Layer& layer = net.layers[l];
-    add_outer(block + here, layer.out, block + places.at[l], layer.in, panels, places.size, sums + layer.sums);
+    const Factors factors{block + here, block + places.at[l]};
+    add_outer(&factors, 1, layer.out, layer.columns, panels, places.size, sums + layer.sums);
     for (int p = 0; p < panels; ++p) {
       float* panel = block + p * places.size;
       layer_rows(layer.backward, nullptr, panel + here, layer.outputs, panel + there, layer.in);

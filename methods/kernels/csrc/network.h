@@ -9,7 +9,7 @@
 
 namespace fieldbook {
 
-constexpr int BLOCK = 8 * PANEL;  // samples whose products are added to the sums of the gradients at once
+constexpr int BLOCK = 4 * PANEL;  // samples whose products are added to the sums of the gradients at once
 
 struct AlignedBuffer {
   explicit AlignedBuffer(int64_t n) : store(n + LANES, 0.0f) {
@@ -22,7 +22,8 @@ struct AlignedBuffer {
 
 struct Layer {
   int inputs, outputs;      // as the caller counts
-  int in, out;              // padded
+  int in, out;              // padded to whole tiles
+  int columns;              // of the sums: the inputs, padded as add_outer wants them
   const float* forward;     // [in, out]
   const float* backward;    // [out, in]
   const float* bias;        // [out], or null
@@ -38,11 +39,11 @@ class Network {
     int64_t size = 0, from = 0;
     for (int64_t l = 0; l + 1 < count; ++l) {
       Layer layer{static_cast<int>(widths[l]), static_cast<int>(widths[l + 1])};
-      layer.in = padded(layer.inputs), layer.out = padded(layer.outputs);
+      layer.in = padded(layer.inputs), layer.out = padded(layer.outputs), layer.columns = (layer.inputs + 1) / 2 * 2;
       const int64_t matrix = static_cast<int64_t>(layer.in) * layer.out;
-      layer.sums = sums, layer.sums_bias = sums + matrix;
+      layer.sums = sums, layer.sums_bias = sums + static_cast<int64_t>(layer.columns) * layer.out;
       layer.flat = from, layer.flat_bias = from + static_cast<int64_t>(layer.inputs) * layer.outputs;
-      sums += matrix + (biases ? layer.out : 0);
+      sums = layer.sums_bias + (biases ? layer.out : 0);
       from = layer.flat_bias + (biases ? layer.outputs : 0);
       size += 2 * matrix + layer.out;
       layers.push_back(layer);
@@ -61,7 +62,7 @@ class Network {
       for (int o = 0; o < layer.outputs; ++o)
         for (int i = 0; i < layer.inputs; ++i)
           flat[layer.flat + static_cast<int64_t>(o) * layer.inputs + i] =
-              total(parts, layer.sums + static_cast<int64_t>(o) * layer.in + i);
+              total(parts, layer.sums + static_cast<int64_t>(o) * layer.columns + i);
       for (int o = 0; o < layer.outputs && layer.bias != nullptr; ++o)
         flat[layer.flat_bias + o] = total(parts, layer.sums_bias + o);
     }

@@ -5,7 +5,7 @@ They state what a kernel computes, serve as its independent check, and run where
 
 from methods.kernels.reference.adam import adam_step_
 from methods.kernels.reference.compositing import composite, composite_alive_, composite_alpha
-from methods.kernels.reference.distance_net import distance_net, distance_only
+from methods.kernels.reference.distance_net import distance_net, distance_only, split_distance_net
 from methods.kernels.reference.distortion import distortion
 from methods.kernels.reference.encodings import frequency_encode, spherical_harmonics
 from methods.kernels.reference.grid import grid_encode, grid_encode_taps, grid_input_gradient
@@ -36,4 +36,5 @@ __all__ = [
     "ray_aabb",
     "ray_points",
     "spherical_harmonics",
+    "split_distance_net",
 ]

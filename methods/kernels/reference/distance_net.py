@@ -25,6 +25,14 @@ def distance_net(
     return F.linear(hidden, weights[-1], biases[-1]), gradient
 
 
+def split_distance_net(
+    x: Tensor, encoded: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], beta: float = 100.0
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Distance, outputs, and the distance's gradient in either input."""
+    features, gradient = distance_net(torch.cat([x, encoded], dim=-1), weights, biases, beta)
+    return features[:, 0], features, gradient[:, : x.shape[1]], gradient[:, x.shape[1] :]
+
+
 def distance_only(z: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], beta: float = 100.0) -> Tensor:
     """The first output alone."""
     for weight, bias in zip(weights[:-1], biases[:-1], strict=True):

@@ -18,20 +18,41 @@ FB_HD float log1p_unit(float e) {
   return p * e;
 }
 
+// 2^t for t <= 0, by a polynomial of least relative error on [-1/2, 1/2]. Exactly 0 below -126, and for NaN.
+FB_HD float exp2_unit(float t) {
+  const float clipped = maximum(t, -126.0f), k = __builtin_floorf(clipped + 0.5f), f = clipped - k;
+  float p = 1.53458124e-4f;
+  p = p * f + 1.33999309e-3f;
+  p = p * f + 9.61848907e-3f;
+  p = p * f + 5.55032864e-2f;
+  p = p * f + 2.40226462e-1f;
+  p = p * f + 6.93147182e-1f;
+  p = p * f + 1.0f;
+  const int32_t bits = (static_cast<int32_t>(k) + 127) << 23;
+  float scale;
+  __builtin_memcpy(&scale, &bits, sizeof scale);
+  return t >= -126.0f ? p * scale : 0.0f;
+}
+
+struct Sharpness {
+  explicit Sharpness(double b)
+      : beta(static_cast<float>(b)), inverse(static_cast<float>(1 / b)), rate(static_cast<float>(-LOG2_E * b)) {}
+  static constexpr double LOG2_E = 1.4426950408889634;
+  float beta, inverse, rate;  // exp(-beta x) = 2^(rate x)
+};
+
 // softplus(h) = log(1 + exp(beta h)) / beta and its slope, the logistic function of beta h. Both are exact where the
 // exponential is nothing beside 1; NaN stays NaN.
-FB_HD void softplus(float h, float beta, float inverse, float& value, float& slope) {
+FB_HD void softplus(float h, const Sharpness& sharp, float& value, float& slope) {
   const float size = h < 0.0f ? -h : h;
-  const float e = exp_fast(-beta * size), r = 1.0f / (1.0f + e);
-  value = 0.5f * (h + size) + inverse * log1p_unit(e);
+  const float e = exp2_unit(size * sharp.rate), r = 1.0f / (1.0f + e);
+  value = (h <= 0.0f ? 0.0f : h) + sharp.inverse * log1p_unit(e);
   slope = h < 0.0f ? e * r : (h >= 0.0f ? r : h);
 }
 
-// activation: from h to softplus(h); slope may not overlap it.
-inline void softplus_rows(float* __restrict activation, float* __restrict slope, int rows, float beta) {
-  const float inverse = 1.0f / beta;
+inline void softplus_rows(float* __restrict activation, float* __restrict slope, int rows, const Sharpness& sharp) {
 #pragma omp simd
-  for (int k = 0; k < rows * PANEL; ++k) softplus(activation[k], beta, inverse, activation[k], slope[k]);
+  for (int k = 0; k < rows * PANEL; ++k) softplus(activation[k], sharp, activation[k], slope[k]);
 }
 
 // product = weight of the row * slope.
@@ -42,6 +63,13 @@ inline void weigh_rows(const float* weights, const float* slope, float* product,
 
 inline void multiply_rows(const float* slope, float* x, int rows) {
   for (int k = 0; k < rows * PANEL; ++k) x[k] *= slope[k];
+}
+
+// out[s] = bias + the sum over the rows of weight * value.
+inline void weigh_and_add(const float* weights, float bias, const float* value, int rows, float* out) {
+  for (int s = 0; s < PANEL; ++s) out[s] = bias;
+  for (int r = 0; r < rows; ++r)
+    for (int s = 0; s < PANEL; ++s) out[s] += weights[r] * value[r * PANEL + s];
 }
 
 // Back through product = p * slope(h), from the gradient in product: to_p takes its place, to_h is made.

@@ -35,24 +35,33 @@ inline void layer_rows(const float* weights, const float* bias, const float* in,
   }
 }
 
-// sums[o * inputs + i] += the products grad[o] * in[i], lane by lane, in tiles of 4 x 4, over `panels` panels that lie
-// `stride` floats apart. Adding up the lanes is left to the end: done here it would cost as much as the products.
-inline void add_outer(const float* grad, int outputs, const float* in, int inputs, int panels, int64_t stride,
+// Rows of a gradient and rows of what it is multiplied with, in panels.
+struct Factors {
+  const float *grad, *in;
+};
+
+// sums[o * inputs + i] += the products grad[o] * in[i] of each pair, lane by lane, in tiles of 8 x 2, over `panels` panels
+// that lie `stride` floats apart. Adding up the lanes is left to the end: done here it would cost as much as the
+// products.
+inline void add_outer(const Factors* pairs, int number, int outputs, int inputs, int panels, int64_t stride,
                       vec16* sums) {
-  for (int o = 0; o < outputs; o += 4) {
-    for (int i = 0; i < inputs; i += 4) {
-      vec16 sum[4][4];
-      for (int a = 0; a < 4; ++a)
-        for (int b = 0; b < 4; ++b) sum[a][b] = sums[(o + a) * inputs + i + b];
-      for (int p = 0; p < panels; ++p) {
-        const vec16* g = reinterpret_cast<const vec16*>(grad + p * stride) + o * VECTORS;
-        const vec16* x = reinterpret_cast<const vec16*>(in + p * stride) + i * VECTORS;
-        for (int v = 0; v < VECTORS; ++v)
-          for (int a = 0; a < 4; ++a)
-            for (int b = 0; b < 4; ++b) sum[a][b] += g[a * VECTORS + v] * x[b * VECTORS + v];
+  constexpr int OUT = 8, IN = 2;  // the gradient's rows of a tile stay in the first cache, the others come by
+  for (int o = 0; o < outputs; o += OUT) {
+    for (int i = 0; i < inputs; i += IN) {
+      vec16 sum[OUT][IN];
+      for (int a = 0; a < OUT; ++a)
+        for (int b = 0; b < IN; ++b) sum[a][b] = sums[(o + a) * inputs + i + b];
+      for (const Factors* pair = pairs; pair < pairs + number; ++pair) {
+        for (int p = 0; p < panels; ++p) {
+          const vec16* g = reinterpret_cast<const vec16*>(pair->grad + p * stride) + o * VECTORS;
+          const vec16* x = reinterpret_cast<const vec16*>(pair->in + p * stride) + i * VECTORS;
+          for (int v = 0; v < VECTORS; ++v)
+            for (int a = 0; a < OUT; ++a)
+              for (int b = 0; b < IN; ++b) sum[a][b] += g[a * VECTORS + v] * x[b * VECTORS + v];
+        }
       }
-      for (int a = 0; a < 4; ++a)
-        for (int b = 0; b < 4; ++b) sums[(o + a) * inputs + i + b] = sum[a][b];
+      for (int a = 0; a < OUT; ++a)
+        for (int b = 0; b < IN; ++b) sums[(o + a) * inputs + i + b] = sum[a][b];
     }
   }
 }
@@ -72,17 +81,48 @@ inline float sum_lanes(const vec16& v) {
   return total;
 }
 
+// Turns a 16 x 16 block: four rounds that each deal the first eight rows between the last eight.
+inline void transpose(vec16* rows) {
+  for (int round = 0; round < 4; ++round) {
+    vec16 dealt[LANES];
+    for (int i = 0; i < LANES / 2; ++i) {
+      const vec16 a = rows[i], b = rows[i + LANES / 2];
+      dealt[2 * i] = __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+      dealt[2 * i + 1] = __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+    }
+    for (int i = 0; i < LANES; ++i) rows[i] = dealt[i];
+  }
+}
+
 // Columns of `samples` (at most PANEL) rows of a [M, width] matrix to rows of a panel, zeros behind them.
 inline void load_panel(const float* x, int width, int samples, float* rows) {
+  const int whole = samples == PANEL ? width / LANES * LANES : 0;
+  for (int i = 0; i < whole; i += LANES) {
+    for (int s = 0; s < PANEL; s += LANES) {
+      vec16 block[LANES];
+      for (int k = 0; k < LANES; ++k) __builtin_memcpy(&block[k], x + (s + k) * width + i, sizeof(vec16));
+      transpose(block);
+      for (int k = 0; k < LANES; ++k) __builtin_memcpy(rows + (i + k) * PANEL + s, &block[k], sizeof(vec16));
+    }
+  }
   for (int s = 0; s < samples; ++s)
-    for (int i = 0; i < width; ++i) rows[i * PANEL + s] = x[static_cast<int64_t>(s) * width + i];
+    for (int i = whole; i < width; ++i) rows[i * PANEL + s] = x[s * width + i];
   for (int i = 0; i < width && samples < PANEL; ++i)
     for (int s = samples; s < PANEL; ++s) rows[i * PANEL + s] = 0.0f;
 }
 
 inline void store_panel(const float* rows, int width, int samples, float* out) {
+  const int whole = samples == PANEL ? width / LANES * LANES : 0;
+  for (int i = 0; i < whole; i += LANES) {
+    for (int s = 0; s < PANEL; s += LANES) {
+      vec16 block[LANES];
+      for (int k = 0; k < LANES; ++k) __builtin_memcpy(&block[k], rows + (i + k) * PANEL + s, sizeof(vec16));
+      transpose(block);
+      for (int k = 0; k < LANES; ++k) __builtin_memcpy(out + (s + k) * width + i, &block[k], sizeof(vec16));
+    }
+  }
   for (int s = 0; s < samples; ++s)
-    for (int i = 0; i < width; ++i) out[static_cast<int64_t>(s) * width + i] = rows[i * PANEL + s];
+    for (int i = whole; i < width; ++i) out[s * width + i] = rows[i * PANEL + s];
 }
 
 }  // namespace fieldbook
