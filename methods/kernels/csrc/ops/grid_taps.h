@@ -52,9 +52,10 @@ FB_HD void each_tap(const GridLevel& level, const float* x, const Taps& taps, bo
 }
 
 template <int D, int F, bool HASHED, class T>
-FB_HD void load_corner(const GridLevel& level, const GridCell<D>& cell, int corner, const T* table, float* entry) {
-  const T* row = table + (level.offset + corner_row<D, HASHED>(level, cell, corner)) * F;
-  for (int f = 0; f < F; ++f) entry[f] = to_float(row[f]);
+FB_HD void load_corners(const GridLevel& level, const GridCell<D>& cell, const T* table, float (&entry)[1 << D][F]) {
+  const Places<D, F, HASHED> place(level, cell);
+  for (int c = 0; c < (1 << D); ++c)
+    for (int f = 0; f < F; ++f) entry[c][f] = to_float(table[place[c] + f]);
 }
 
 // out[F] at the point; out + k * stride at tap k.
@@ -63,16 +64,18 @@ FB_HD void grid_taps_forward(const GridLevel& level, const float* x, const Taps&
                              float* out, int64_t stride) {
   const GridCell<D> centre = grid_cell<D, SMOOTH>(level, x, bounded);
   float held[1 << D][F];
-  for (int c = 0; c < (1 << D); ++c) load_corner<D, F, HASHED>(level, centre, c, table, held[c]);
+  load_corners<D, F, HASHED>(level, centre, table, held);
   each_tap<D, SMOOTH>(level, x, taps, bounded, centre, [&](int k, const Shift<D>&, const GridCell<D>& cell, bool near) {
+    const Factors<D, false> factor(cell, nullptr);
     float sum[F];
     for (int f = 0; f < F; ++f) sum[f] = 0.0f;
-    for (int c = 0; c < (1 << D); ++c) {
-      float other[F];
-      if (!near) load_corner<D, F, HASHED>(level, cell, c, table, other);
-      const float w = corner_weight<D>(cell, c);
-      for (int f = 0; f < F; ++f) sum[f] += w * (near ? held[c][f] : other[f]);
-    }
+    const auto add = [&](const float(&entry)[1 << D][F]) {
+      for (int c = 0; c < (1 << D); ++c)
+        for (int f = 0; f < F; ++f) sum[f] += factor[c] * entry[c][f];
+    };
+    float other[1 << D][F];
+    if (near) add(held);
+    else load_corners<D, F, HASHED>(level, cell, table, other), add(other);
     for (int f = 0; f < F; ++f) out[k * stride + f] = cell.inside ? sum[f] : 0.0f;
   });
 }
@@ -89,18 +92,22 @@ FB_HD void grid_taps_backward_table(const GridLevel& level, const float* x, cons
   each_tap<D, SMOOTH>(level, x, taps, bounded, centre, [&](int k, const Shift<D>&, const GridCell<D>& cell, bool near) {
     if (!cell.inside) return;
     any |= near;
+    const Factors<D, false> factor(cell, nullptr);
+    if (near) {
+      for (int c = 0; c < (1 << D); ++c)
+        for (int f = 0; f < F; ++f) held[c][f] += factor[c] * grad[k * stride + f];
+      return;
+    }
+    const Places<D, F, HASHED> place(level, cell);
     for (int c = 0; c < (1 << D); ++c) {
-      const float w = corner_weight<D>(cell, c);
       float part[F];
-      for (int f = 0; f < F; ++f) part[f] = w * grad[k * stride + f];
-      if (near)
-        for (int f = 0; f < F; ++f) held[c][f] += part[f];
-      else
-        add((level.offset + corner_row<D, HASHED>(level, cell, c)) * F, part);
+      for (int f = 0; f < F; ++f) part[f] = factor[c] * grad[k * stride + f];
+      add(place[c], part);
     }
   });
-  if (any)
-    for (int c = 0; c < (1 << D); ++c) add((level.offset + corner_row<D, HASHED>(level, centre, c)) * F, held[c]);
+  if (!any) return;
+  const Places<D, F, HASHED> place(level, centre);
+  for (int c = 0; c < (1 << D); ++c) add(place[c], held[c]);
 }
 
 // grad_x[D] += sum over the point, its taps and their corners of d weight / d x * <entry, grad>.
@@ -109,16 +116,18 @@ FB_HD void grid_taps_backward_x(const GridLevel& level, const float* x, const Ta
                                 const float* grad, int64_t stride, float* grad_x) {
   const GridCell<D> centre = grid_cell<D, SMOOTH>(level, x, bounded);
   float held[1 << D][F];
-  for (int c = 0; c < (1 << D); ++c) load_corner<D, F, HASHED>(level, centre, c, table, held[c]);
+  load_corners<D, F, HASHED>(level, centre, table, held);
   each_tap<D, SMOOTH>(level, x, taps, bounded, centre, [&](int k, const Shift<D>& shift, const GridCell<D>& cell, bool near) {
     if (!cell.inside) return;
-    float dot[1 << D], gradient[D];
-    for (int c = 0; c < (1 << D); ++c) {
-      float other[F];
-      if (!near) load_corner<D, F, HASHED>(level, cell, c, table, other);
-      dot[c] = 0.0f;
-      for (int f = 0; f < F; ++f) dot[c] += (near ? held[c][f] : other[f]) * grad[k * stride + f];
-    }
+    float dot[1 << D], gradient[D], other[1 << D][F];
+    const auto times = [&](const float(&entry)[1 << D][F]) {
+      for (int c = 0; c < (1 << D); ++c) {
+        dot[c] = 0.0f;
+        for (int f = 0; f < F; ++f) dot[c] += entry[c][f] * grad[k * stride + f];
+      }
+    };
+    if (near) times(held);
+    else load_corners<D, F, HASHED>(level, cell, table, other), times(other);
     fold_slopes<D, false, float>(cell.low, cell.slope, cell.bend, dot, nullptr, gradient);
     for (int d = 0; d < D; ++d) grad_x[d] += shift.follows(x[d], d) ? gradient[d] : 0.0f;
   });
