@@ -139,7 +139,9 @@ def _key(sink: Tensor, x: Tensor, levels: Tensor, options: list[int]) -> tuple:
 def _features(x: Tensor, along: Tensor, table: Tensor, levels: Tensor, options: list[int]) -> Tensor:
     out = x.new_empty(x.shape[0], levels.shape[0] * options[0])
     ops = compiled(x.device.type)
-    ops.grid_forward(x.contiguous(), along.contiguous(), table.contiguous(), levels, packed_options(table, options), out)
+    ops.grid_forward(
+        x.contiguous(), along.contiguous(), table.contiguous(), levels, packed_options(table, options), out
+    )
     return out
 
 
@@ -162,7 +164,14 @@ def _(x: Tensor, along: Tensor, table: Tensor, levels: Tensor, grad: Tensor, opt
 
 @torch.library.custom_op("fieldbook::grid_add_to_table", mutates_args=("sink",))
 def _add_to_table(
-    x: Tensor, along: Tensor, table: Tensor, levels: Tensor, grad: Tensor, plain: Tensor, sink: Tensor, options: list[int]
+    x: Tensor,
+    along: Tensor,
+    table: Tensor,
+    levels: Tensor,
+    grad: Tensor,
+    plain: Tensor,
+    sink: Tensor,
+    options: list[int],
 ) -> None:
     """``plain`` ``[N, L * F]``, with ``along`` only, is added by the weights themselves; ``[0]`` for none."""
     positions, gradients = (x.contiguous(), along.contiguous()), (grad.contiguous(), plain.contiguous())
@@ -174,7 +183,13 @@ def _to_x(x: Tensor, along: Tensor, table: Tensor, levels: Tensor, grad: Tensor,
     out = torch.zeros_like(x, memory_format=torch.contiguous_format)
     ops = compiled(x.device.type)
     ops.grid_backward_x(
-        x.contiguous(), along.contiguous(), table.contiguous(), grad.contiguous(), levels, packed_options(table, options), out
+        x.contiguous(),
+        along.contiguous(),
+        table.contiguous(),
+        grad.contiguous(),
+        levels,
+        packed_options(table, options),
+        out,
     )
     return out
 

@@ -36,8 +36,8 @@ def grid_encode_taps(
         grid: The grid's shape.
         level_mask: As in ``grid_encode``.
         sink: As in ``grid_encode``.
-        clamped: Move taps into [0, 1] first, axis by axis; a coordinate that was moved passes no gradient to x. Without,
-            taps outside are what the grid's dialect makes of them.
+        clamped: Move taps into [0, 1] first, axis by axis; a coordinate that was moved passes no gradient to x.
+            Without, taps outside are what the grid's dialect makes of them.
 
     Returns:
         ``[N, 1 + K, L * F]`` float32: the point, then its taps. Differentiable once, with respect to x (which all taps

@@ -1,6 +1,7 @@
 """Gradient and Laplacian of a field from its values at a point and at taps around it, by differences.
 
-Li et al. 2023 ("Neuralangelo", sections 3.1 and 3.2) take them so that neighbouring grid cells learn together. N points.
+Li et al. 2023 ("Neuralangelo", sections 3.1 and 3.2) take them so that neighbouring grid cells learn together.
+N points.
 """
 
 from __future__ import annotations
