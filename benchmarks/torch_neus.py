@@ -74,8 +74,8 @@ class TorchSurfaceField(SurfaceField):
 
     def __init__(self, config: Any):
         super().__init__(config)
-        grid = replace(self.encoding.grid, dialect="nerfstudio")
-        self.encoding = TorchEncoding(grid)  # pyright: ignore[reportAttributeAccessIssue]
+        grid: Any = self.encoding.grid
+        self.encoding = TorchEncoding(replace(grid, dialect="nerfstudio"))  # pyright: ignore[reportAttributeAccessIssue]
         self.harmonics = SHEncoding(levels=config.sh_degree, implementation="torch")
         widths = [config.geo_feat_dim + 3 + config.sh_degree**2, *[config.hidden_dim] * config.num_layers_color]
         hidden = [m for a, b in itertools.pairwise(widths) for m in (nn.Linear(a, b, bias=False), nn.ReLU())]
@@ -85,9 +85,10 @@ class TorchSurfaceField(SurfaceField):
         """Distance, by torch's layers."""
         x = positions / self.config.radius
         hidden = torch.cat([x, self.encoding(self._unit(x))], dim=-1)
-        for layer in self.layers[:-1]:
-            hidden = F.softplus(F.linear(hidden, layer.weight, layer.bias), beta=BETA)
-        return hidden @ self.layers[-1].weight[0] + self.layers[-1].bias[0]
+        weights, biases = self.network
+        for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+            hidden = F.softplus(F.linear(hidden, weight, bias), beta=BETA)
+        return hidden @ weights[-1][0] + biases[-1][0]
 
     def surface(self, positions: Tensor, network: Network | None = None) -> Surface:
         """Features, and the gradient by a graph through the backward pass."""
@@ -95,9 +96,10 @@ class TorchSurfaceField(SurfaceField):
             at = positions.requires_grad_()
             x = at / self.config.radius
             hidden = torch.cat([x, self.encoding(self._unit(x))], dim=-1)
-            for layer in self.layers[:-1]:
-                hidden = F.softplus(F.linear(hidden, layer.weight, layer.bias), beta=BETA)
-            features = F.linear(hidden, self.layers[-1].weight, self.layers[-1].bias)
+            weights, biases = self.network
+            for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+                hidden = F.softplus(F.linear(hidden, weight, bias), beta=BETA)
+            features = F.linear(hidden, weights[-1], biases[-1])
             (gradient,) = torch.autograd.grad(features[:, 0].sum(), at, create_graph=True)
         return Surface(features[:, 0], features, gradient, None)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from methods.kernels import reference
+from methods.kernels import grid_ops, reference
 from methods.kernels.grid import Grid, grid_encode, grid_input_gradient
 
 from .kernels_grids import DIALECTS, SMALL, entries, generator, positions
@@ -105,6 +106,95 @@ def test_the_sink_gets_both_orders_and_autograd_none(device):
     eikonal(x, table, SMALL, sink).backward()
     assert table.grad is None
     torch.testing.assert_close(sink, want, rtol=1e-5, atol=1e-5)
+
+
+def test_both_orders_reach_the_sink_in_one_walk_through_the_table(monkeypatch):
+    walks = []
+    kernel = grid_ops.compiled("cpu").grid_backward_table
+    spy = SimpleNamespace(grid_backward_table=lambda *a: walks.append(a[3].dim()) or kernel(*a))
+    names = ("grid_forward", "grid_backward_x")
+    vars(spy).update({name: getattr(grid_ops.compiled("cpu"), name) for name in names})
+    monkeypatch.setattr(grid_ops, "compiled", lambda _: spy)
+    x, table = positions(60), entries(SMALL).requires_grad_()
+    eikonal(x, table, SMALL, torch.zeros_like(table, requires_grad=False)).backward()
+    assert walks == [2]  # with the features' own gradient
+
+
+def normals_only(x: Tensor, table: Tensor, grad: Tensor, sink: Tensor | None) -> Tensor:
+    return (grid_input_gradient(x, table, SMALL, grad, None, sink).norm(dim=-1) - 1).square().mean()
+
+
+def check_sink(device: str, loss) -> None:
+    """A loss (table, sink) gives the sink what it gives autograd without."""
+    table, sink = entries(SMALL).to(device).requires_grad_(), torch.zeros(SMALL.rows, 2, device=device)
+    (want,) = torch.autograd.grad(loss(table, None), table)
+    loss(table, sink).backward()
+    assert table.grad is None
+    torch.testing.assert_close(sink, want, rtol=1e-5, atol=1e-5)
+
+
+def test_a_gradient_without_features_reaches_the_sink_at_the_end_of_the_backward_pass(device):
+    x, grad = positions(60).to(device), torch.rand(60, SMALL.width, generator=generator(2)).to(device)
+    check_sink(device, lambda table, sink: normals_only(x, table, grad, sink))
+
+
+def test_several_gradients_and_features_at_the_same_points_all_reach_the_sink(device):
+    x = positions(60).to(device)
+    grads = [torch.rand(60, SMALL.width, generator=generator(seed)).to(device) for seed in (2, 5)]
+
+    def loss(table: Tensor, sink: Tensor | None) -> Tensor:
+        total = sum(normals_only(x, table, grad, sink) for grad in grads)
+        for _ in range(3):
+            total = total + grid_encode(x, table, SMALL, None, sink).square().mean()
+        return total
+
+    check_sink(device, loss)
+
+
+def test_other_points_levels_or_grids_are_not_taken_for_the_same(device):
+    x, grad = positions(60).to(device), torch.rand(60, SMALL.width, generator=generator(2)).to(device)
+    other = Grid(levels=4, base=3, growth=2.0, log2_size=9)
+    assert other.rows <= SMALL.rows
+
+    def loss(table: Tensor, sink: Tensor | None) -> Tensor:
+        short = slice(0, other.rows)
+        total = grid_encode(x, table, SMALL, 0b0011, sink).square().mean() + normals_only(x, table, grad, sink)
+        total = total + grid_encode(x.flip(0), table, SMALL, None, sink).mean()
+        total = total + grid_encode(x[::2], table, SMALL, None, sink).mean()
+        return total + grid_encode(x, table[short], other, None, None if sink is None else sink[short]).square().mean()
+
+    check_sink(device, loss)
+
+
+def test_a_backward_pass_that_fails_leaves_nothing_to_the_next(device):
+    x, table = positions(60).to(device), entries(SMALL).to(device).requires_grad_()
+    sink = torch.zeros_like(table, requires_grad=False)
+
+    def fail(_: Tensor) -> None:
+        raise KeyboardInterrupt
+
+    features = grid_encode(x, table, SMALL, None, sink)
+    features.register_hook(fail)
+    normal = grid_input_gradient(x, table, SMALL, 2 * features, None, sink)
+    with pytest.raises(KeyboardInterrupt):
+        normal.square().sum().backward()
+    del features, normal
+    assert not grid_ops._DEBTS
+    sink.zero_()
+    (want,) = torch.autograd.grad(eikonal(x, table, SMALL), table)
+    eikonal(x, table, SMALL, sink).backward()
+    torch.testing.assert_close(sink, want, rtol=1e-5, atol=1e-5)
+
+
+def test_a_graph_that_is_kept_gives_the_sink_the_same_again(device):
+    x, table = positions(60).to(device), entries(SMALL).to(device).requires_grad_()
+    sink = torch.zeros_like(table, requires_grad=False)
+    loss = eikonal(x, table, SMALL, sink)
+    loss.backward(retain_graph=True)
+    once = sink.clone()
+    loss.backward()
+    torch.testing.assert_close(sink, 2 * once, rtol=1e-5, atol=1e-5)
+    assert not grid_ops._DEBTS
 
 
 def test_no_jacobian_is_stored(device):

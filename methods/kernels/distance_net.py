@@ -146,8 +146,8 @@ def _launch(
 
 def _empty(x, more, flat, widths, beta, whole):
     rows = x.shape[0] if whole else 0
-    columns = (widths[-1], x.shape[1], more.shape[1])
-    return x.new_empty(x.shape[0]), *(x.new_empty(rows, number) for number in columns)
+    outputs, to_x, to_more = (x.new_empty(rows, n) for n in (widths[-1], x.shape[1], more.shape[1]))
+    return x.new_empty(x.shape[0]), outputs, to_x, to_more
 
 
 def _launch_backward(

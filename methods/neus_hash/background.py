@@ -79,7 +79,7 @@ class Background(nn.Module):
         self.min_step = config.background_min_step / r
         self.radius = r
         self.occupancy = OccupancyGrid(
-            March(half=0.5, resolution=config.background_occupancy_res, step_min=0.01, centre=(0.5,) * 3),
+            March(half=0.5, resolution=config.background_occupancy_res, step_min=0.01, centre=(0.5, 0.5, 0.5)),
             threshold=config.background_occupancy_threshold,
             decay=config.occupancy_decay,
             every=config.occupancy_every,

@@ -132,8 +132,8 @@ class NeusHashModelConfig(ModelConfig):
     gradient: Literal["analytic", "numerical"] = "analytic"
     """Normals from the grid's own derivative, or from differences over a cell of the finest level in use (Li et al.
     2023, Neuralangelo); the curvature loss needs the latter."""
-    num_taps: Literal[4, 6] = 6
-    """Points that a difference looks at: a tetrahedron's corners, or one step to and fro along each axis."""
+    taps: Literal["axes", "tetrahedron"] = "axes"
+    """Where a difference looks: one step to and fro along each axis, or at a tetrahedron's four corners."""
 
     init_variance: float = 0.3
     """v of the sharpness exp(10 v)."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from methods.kernels.distance_net import distance_net, distance_only
-from methods.kernels.taps import gradient_and_laplacian, tap_directions
+from methods.kernels.taps import gradient_and_laplacian, tap_offsets
 from methods.neus_hash.schedules import active_levels
 
 if TYPE_CHECKING:
@@ -37,12 +37,11 @@ def by_differences(field: SurfaceField, positions: Tensor) -> tuple[Tensor, Tens
     c, side = field.config, step_length(field)
     x = positions / c.radius
     unit = (x * 0.5 + 0.5).clamp(0.0, 1.0)
-    offsets = side * tap_directions(c.num_taps, unit.device)
+    offsets = tap_offsets(side, c.taps, unit.device)
     encoded = field.encoding.taps(unit, offsets, field.level_mask, clamped=True)
     places = torch.cat([unit[:, None], (unit[:, None] + offsets).clamp(0.0, 1.0)], dim=1) * 2 - 1
     inputs = torch.cat([places, encoded], dim=-1)
-    network = field.network()
+    network = field.network
     features, _ = distance_net(inputs[:, 0], *network, BETA)
-    around = distance_only(inputs[:, 1:].reshape(-1, inputs.shape[2]), *network, BETA).view(-1, c.num_taps)
-    length = 2 * c.radius * side
-    return features, *gradient_and_laplacian(features[:, 0], around, length)
+    around = distance_only(inputs[:, 1:].flatten(0, 1), *network, BETA).view(len(x), len(offsets))
+    return features, *gradient_and_laplacian(features[:, 0], around, 2 * c.radius * side, c.taps)

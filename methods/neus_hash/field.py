@@ -6,7 +6,7 @@ M samples, N rays, W hidden units. Positions are in the model's own units, the b
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from methods.neus_hash.differences import BETA, by_differences
 from methods.neus_hash.schedules import active_levels
 
 Network = tuple[list[Tensor], list[Tensor]]
-"""Matrices and biases."""
+"""Matrices ``[outputs, inputs]`` and biases ``[outputs]``."""
 
 
 class Surface(NamedTuple):
@@ -141,10 +141,10 @@ class SurfaceField(nn.Module):
         return None if count == c.num_levels else (1 << count) - 1
 
     def distance(self, positions: Tensor, network: Network | None = None) -> Tensor:
-        """Distance ``[M]`` alone; ``network``: ``self.network()``, where a caller already has it."""
+        """Distance ``[M]`` alone; ``network``: ``self.network``, where a caller already has it."""
         x = positions / self.config.radius
         inputs = torch.cat([x, self.encoding(self._unit(x), self.level_mask)], dim=-1)
-        return distance_only(inputs, *(network or self.network()), BETA)
+        return distance_only(inputs, *(network or self.network), BETA)
 
     def surface(self, positions: Tensor, network: Network | None = None) -> Surface:
         """Distance, features and gradient of positions ``[M, 3]`` in the model's units; ``network`` as above."""
@@ -154,14 +154,16 @@ class SurfaceField(nn.Module):
         x = positions / self.config.radius
         unit = self._unit(x)
         encoded = self.encoding(unit, self.level_mask)
-        made = split_distance_net(x, encoded, *(network or self.network()), BETA)
+        made = split_distance_net(x, encoded, *(network or self.network), BETA)
         by_grid = self.encoding.input_gradient(unit, made.to_encoded, self.level_mask)
         gradient = (made.to_x + 0.5 * by_grid) / self.config.radius
         return Surface(made.distance, made.features, gradient, None)
 
+    @property
     def network(self) -> Network:
-        """The distance network's matrices and biases, which its layers have as lengths and directions."""
-        return [layer.weight for layer in self.layers], [layer.bias for layer in self.layers]
+        """The distance network's matrices and biases, computed from its layers' lengths and directions."""
+        layers: Any = self.layers
+        return [layer.weight for layer in layers], [layer.bias for layer in layers]
 
     def _unit(self, x: Tensor) -> Tensor:
         return (x * 0.5 + 0.5).clamp(0.0, 1.0)

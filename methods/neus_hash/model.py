@@ -135,7 +135,7 @@ class NeusHashModel(BackgroundModel):
 
     def _train(self, origins: Tensor, directions: Tensor) -> dict[str, Any]:
         near, far = self.ray_bounds(origins, directions)
-        network = self.field.network()
+        network = self.field.network
         samples = self._training_samples(origins, directions, near, far, network)
         ray = samples.ray_index
         surface = self.field.surface(ray_points(origins, directions, samples), network)

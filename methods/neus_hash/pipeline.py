@@ -29,7 +29,8 @@ class NeusHashPipeline(VanillaPipeline):
         return outputs, losses, metrics
 
     def _next(self, samples: int) -> tuple[int, float]:
-        config, model = self.config, self.model  # type: Any, Any
+        config: Any = self.config
+        model: Any = self.model
         if config.min_rays == 0:
             return next_rays(self.rays, samples, self.target, config.max_rays), 1.0
         wanted = BatchSize(self.target, config.min_rays, config.max_rays, config.max_stride)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,11 +62,9 @@ def make_mesh(run: RunFiles, dataset: DatasetFiles, spec: dict[str, Any]) -> dic
         UserError: The run has no checkpoint, or its method has no surface.
         Infeasible: The surface is nowhere in its box, or is not a number; out of memory.
     """
-    for path in mesh_files(run):
-        path.unlink(missing_ok=True)  # of an earlier training
     set_threads(spec.get("torch_threads"))
     options, started = MeshOptions(**spec["mesh"]), time.perf_counter()
-    with out_of_memory_is_infeasible(lambda: ("while taking the mesh", {})), quiet():
+    with _no_mesh_but_this(run), out_of_memory_is_infeasible(lambda: ("while taking the mesh", {})), quiet():
         model = LoadedModel(run, dataset, spec.get("device", "auto"))
         surface = surface_of(model)
         with Progress(f"mesh {model.method}", 100, "%") as progress:
@@ -80,6 +79,17 @@ def make_mesh(run: RunFiles, dataset: DatasetFiles, spec: dict[str, Any]) -> dic
     write_json(run.mesh_info, facts | own | bounds)
     plain = {name: value for name, value in facts.items() if not isinstance(value, list)}
     return plain | {"space": world.name, "sha256": sha256_file(run.mesh)}
+
+
+@contextmanager
+def _no_mesh_but_this(run: RunFiles) -> Iterator[None]:
+    """Remove the mesh of an earlier training where there is no surface any more."""
+    try:
+        yield
+    except Infeasible:
+        for path in mesh_files(run):
+            path.unlink(missing_ok=True)
+        raise
 
 
 def mesh_files(run: RunFiles) -> tuple[Path, ...]:

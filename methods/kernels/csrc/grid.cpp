@@ -11,11 +11,11 @@ namespace fieldbook {
 #if !defined(FIELDBOOK_CUDA)
 namespace {
 
-constexpr Factors factors_of(bool directed) { return directed ? Factors::slope : Factors::weight; }
+constexpr Needs needs_of(bool directed) { return directed ? Needs::slope : Needs::weight; }
 
 template <int D, int F, bool SMOOTH, bool HASHED, bool DIRECTED, class T>
 void forward_level(const GridCall& call, int32_t l, const Axes& axes, int64_t begin, int64_t end) {
-  using Points = Block<D, SMOOTH, HASHED, factors_of(DIRECTED)>;
+  using Points = Block<D, SMOOTH, HASHED, needs_of(DIRECTED)>;
   const GridArgs& a = call.args;
   const GridLevel level = a.levels[l];
   const T* table = static_cast<const T*>(call.table) + level.offset * F;
@@ -40,9 +40,9 @@ void forward_level(const GridCall& call, int32_t l, const Axes& axes, int64_t be
   });
 }
 
-template <int D, int F, bool SMOOTH, bool HASHED, Factors FACTORS>
+template <int D, int F, bool SMOOTH, bool HASHED, Needs NEEDS>
 void backward_table_level(const GridCall& call, int32_t l, const Axes& axes) {
-  using Points = Block<D, SMOOTH, HASHED, FACTORS>;
+  using Points = Block<D, SMOOTH, HASHED, NEEDS>;
   const GridArgs& a = call.args;
   const GridLevel level = a.levels[l];
   float* table = call.out + level.offset * F;
@@ -58,11 +58,11 @@ void backward_table_level(const GridCall& call, int32_t l, const Axes& axes) {
       const int64_t at = (i + lane) * width + l * F;
       for (int c = 0; c < Points::CORNERS; ++c) {
         float* entry = table + static_cast<int64_t>(block.row[c][lane]) * F;
-        if constexpr (FACTORS == Factors::weight)
+        if constexpr (NEEDS == Needs::weight)
           for (int f = 0; f < F; ++f) entry[f] += block.weight[c][lane] * call.grad[at + f];
-        if constexpr (FACTORS == Factors::slope)
+        if constexpr (NEEDS == Needs::slope)
           for (int f = 0; f < F; ++f) entry[f] += block.slope[c][lane] * call.grad[at + f];
-        if constexpr (FACTORS == Factors::both)
+        if constexpr (NEEDS == Needs::both)
           for (int f = 0; f < F; ++f)
             entry[f] += block.slope[c][lane] * call.grad[at + f] + block.weight[c][lane] * call.plain[at + f];
       }
@@ -70,29 +70,9 @@ void backward_table_level(const GridCall& call, int32_t l, const Axes& axes) {
   });
 }
 
-// `gradient` [D][LANES]: of the sum over corners of factor * dot, in x. The cells are found again: cheaper than to keep the
-// slopes of eight corners along three axes.
-template <int D, bool SMOOTH, bool DIRECTED>
-FB_HD void slopes(const GridLevel& level, const Axes& axes, int64_t first, bool bounded,
-                  const float (&dot)[1 << D][LANES], float (&gradient)[D][LANES]) {
-#pragma omp simd
-  for (int lane = 0; lane < LANES; ++lane) {
-    float x[D], v[D] = {};
-    for (int d = 0; d < D; ++d) x[d] = axes.x[d * axes.padded + first + lane];
-    if constexpr (DIRECTED)
-      for (int d = 0; d < D; ++d) v[d] = axes.along[d * axes.padded + first + lane];
-    const GridCell<D> here = grid_cell<D, SMOOTH>(level, x, bounded);
-    for (int d = 0; d < D; ++d) {
-      float sum = 0.0f;
-      for (int c = 0; c < (1 << D); ++c) sum += factor_slope<D, DIRECTED>(here, c, d, v) * dot[c][lane];
-      gradient[d][lane] = here.inside ? sum : 0.0f;
-    }
-  }
-}
-
 template <int D, int F, bool SMOOTH, bool HASHED, bool DIRECTED, class T>
 void backward_x_level(const GridCall& call, int32_t l, const Axes& axes, int64_t begin, int64_t end) {
-  using Points = Block<D, SMOOTH, HASHED, Factors::none>;
+  using Points = Block<D, SMOOTH, HASHED, Needs::rows>;
   const GridArgs& a = call.args;
   const GridLevel level = a.levels[l];
   const T* table = static_cast<const T*>(call.table) + level.offset * F;
@@ -102,7 +82,8 @@ void backward_x_level(const GridCall& call, int32_t l, const Axes& axes, int64_t
     block.fill(level, axes, i, a.bounded);
     if (far) block.template fetch<false, F>(table);
   };
-  alignas(64) float dot[Points::CORNERS][LANES] = {}, gradient[D][LANES];
+  alignas(64) float dot[Points::CORNERS][LANES] = {}, along[D][LANES] = {}, gradient[D][LANES];
+  Cells<D, SMOOTH> cells;
   in_blocks<Points>(begin, end, fill, [&](const Points& block, int64_t i) {
     const int lanes = static_cast<int>(end - i < LANES ? end - i : LANES);
     for (int lane = 0; lane < lanes; ++lane) {
@@ -114,7 +95,11 @@ void backward_x_level(const GridCall& call, int32_t l, const Axes& axes, int64_t
         dot[c][lane] = sum;
       }
     }
-    slopes<D, SMOOTH, DIRECTED>(level, axes, i, a.bounded, dot, gradient);
+    // The cells are found again: cheaper than to keep them from when the rows were.
+    cells.fill(level, axes, i, a.bounded);
+    if constexpr (DIRECTED)
+      for (int d = 0; d < D; ++d) std::memcpy(along[d], axes.along + d * axes.padded + i, sizeof along[d]);
+    cells.template find_gradient<DIRECTED>(dot[0], along[0], gradient, a.bounded);
     for (int lane = 0; lane < lanes; ++lane)
       for (int d = 0; d < D; ++d) call.out[(i + lane) * D + d] += gradient[d][lane];
   });
@@ -124,9 +109,9 @@ template <int D, int F, bool SMOOTH, bool DIRECTED, class T>
 void run_points(const GridCall& call, GridPass pass, const Axes& axes) {
   const GridArgs& a = call.args;
   const int64_t width = static_cast<int64_t>(a.level_count) * F;
-  each_run(a, [&](int32_t l, int64_t begin, int64_t end) {
+  each_run(a.points, a.level_count, [&](int32_t l, int64_t begin, int64_t end) {
     if (!(a.level_mask >> l & 1)) {
-      if (pass == GridPass::forward)
+      if (pass == GridPass::forward && !(a.left_alone >> l & 1))
         for (int64_t i = begin; i < end; ++i) std::memset(call.out + i * width + l * F, 0, sizeof(float) * F);
       return;
     }
@@ -141,19 +126,22 @@ void run_points(const GridCall& call, GridPass pass, const Axes& axes) {
 
 template <int D, int F, bool SMOOTH, bool DIRECTED>
 void run_rows(const GridCall& call, const Axes& axes) {
-  each_level(call.args, [&](int32_t l) {
-    const auto run = [&]<Factors FACTORS>() {
-      if (call.args.levels[l].hashed) backward_table_level<D, F, SMOOTH, true, FACTORS>(call, l, axes);
-      else backward_table_level<D, F, SMOOTH, false, FACTORS>(call, l, axes);
+  each_alone(call.args.level_count, [&](int32_t l) {
+    if (!(call.args.level_mask >> l & 1)) return;
+    const auto run = [&]<Needs NEEDS>() {
+      if (call.args.levels[l].hashed) backward_table_level<D, F, SMOOTH, true, NEEDS>(call, l, axes);
+      else backward_table_level<D, F, SMOOTH, false, NEEDS>(call, l, axes);
     };
     if constexpr (DIRECTED) {
-      if (call.plain) run.template operator()<Factors::both>();
-      else run.template operator()<Factors::slope>();
+      if (call.plain) run.template operator()<Needs::both>();
+      else run.template operator()<Needs::slope>();
     } else {
-      run.template operator()<Factors::weight>();
+      run.template operator()<Needs::weight>();
     }
   });
 }
+
+}  // namespace
 
 void grid_cpu(const GridCall& call, GridPass pass) {
   dispatch_grid(call, [&]<int D, int F, bool SMOOTH, bool DIRECTED>() {
@@ -166,8 +154,6 @@ void grid_cpu(const GridCall& call, GridPass pass) {
     else run_points<D, F, SMOOTH, DIRECTED, float>(call, pass, axes);
   });
 }
-
-}  // namespace
 #endif
 
 namespace {

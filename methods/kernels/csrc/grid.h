@@ -45,6 +45,8 @@ bool dispatch_grid(const GridCall& call, const Function& f) {
 
 #if defined(FIELDBOOK_CUDA) || defined(__CUDACC__)
 void grid_cuda(const GridCall& call, GridPass pass, void* stream);
+#else
+void grid_cpu(const GridCall& call, GridPass pass);
 #endif
 
 }  // namespace fieldbook

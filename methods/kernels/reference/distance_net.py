@@ -30,7 +30,7 @@ def split_distance_net(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Distance, outputs, and the distance's gradient in either input."""
     features, gradient = distance_net(torch.cat([x, encoded], dim=-1), weights, biases, beta)
-    return features[:, 0], features, *gradient.split([x.shape[1], encoded.shape[1]], dim=1)
+    return features[:, 0], features, gradient[:, : x.shape[1]], gradient[:, x.shape[1] :]
 
 
 def distance_only(z: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], beta: float = 100.0) -> Tensor:

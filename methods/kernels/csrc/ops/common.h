@@ -5,8 +5,10 @@
 
 #if defined(__CUDACC__)
 #define FB_HD __host__ __device__ __forceinline__
+#define FB_UNROLL _Pragma("unroll")
 #else
 #define FB_HD inline __attribute__((always_inline))
+#define FB_UNROLL _Pragma("GCC unroll 8")
 #endif
 
 namespace fieldbook {

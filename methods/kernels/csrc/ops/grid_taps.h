@@ -12,15 +12,24 @@ struct Taps {
   int32_t clamped;       // taps are moved into [0, 1]; the point itself is not
 };
 
-// Where tap k lies: the point itself for k = 0, else offset k - 1 from it. `free`: it moves with x along this axis.
+// From a point to tap k: the point itself for k = 0, else offset k - 1 from it.
 template <int D>
-FB_HD void tap_at(const Taps& taps, int k, const float* x, float* at, bool* free) {
-  for (int d = 0; d < D; ++d) {
-    at[d] = k == 0 ? x[d] : x[d] + taps.offsets[(k - 1) * D + d];
-    free[d] = k == 0 || !taps.clamped || (at[d] >= 0.0f && at[d] <= 1.0f);
-    if (!free[d]) at[d] = clamp(at[d], 0.0f, 1.0f);
+struct Shift {
+  float by[D];
+  float low, high;  // of what a coordinate may become
+
+  FB_HD Shift(const Taps& taps, int k) {
+    const bool clamped = k > 0 && taps.clamped;
+    low = clamped ? 0.0f : -INFINITY;
+    high = clamped ? 1.0f : INFINITY;
+    for (int d = 0; d < D; ++d) by[d] = k == 0 ? 0.0f : taps.offsets[(k - 1) * D + d];
   }
-}
+
+  FB_HD float operator()(float x, int d) const { return clamp(x + by[d], low, high); }
+
+  // Whether the tap moves with x along an axis.
+  FB_HD bool follows(float x, int d) const { return x + by[d] >= low && x + by[d] <= high; }
+};
 
 template <int D>
 FB_HD bool same_cell(const GridCell<D>& a, const GridCell<D>& b) {
@@ -29,23 +38,24 @@ FB_HD bool same_cell(const GridCell<D>& a, const GridCell<D>& b) {
   return same;
 }
 
-// Calls use(k, cell, is_near, free) for the point and its taps; near ones lie in the point's cell.
+// Calls use(k, shift, cell, is_near) for the point and its taps; near ones lie in the point's cell.
 template <int D, bool SMOOTH, class Use>
 FB_HD void each_tap(const GridLevel& level, const float* x, const Taps& taps, bool bounded, const GridCell<D>& centre,
                     const Use& use) {
   for (int k = 0; k <= taps.count; ++k) {
+    const Shift<D> shift(taps, k);
     float at[D];
-    bool free[D];
-    tap_at<D>(taps, k, x, at, free);
+    for (int d = 0; d < D; ++d) at[d] = shift(x[d], d);
     const GridCell<D> cell = grid_cell<D, SMOOTH>(level, at, bounded);
-    use(k, cell, same_cell(cell, centre), free);
+    use(k, shift, cell, same_cell(cell, centre));
   }
 }
 
 template <int D, int F, bool HASHED, class T>
-FB_HD void load_corner(const GridLevel& level, const GridCell<D>& cell, int corner, const T* table, float* entry) {
-  const T* row = table + (level.offset + corner_row<D, HASHED>(level, cell, corner)) * F;
-  for (int f = 0; f < F; ++f) entry[f] = to_float(row[f]);
+FB_HD void load_corners(const GridLevel& level, const GridCell<D>& cell, const T* table, float (&entry)[1 << D][F]) {
+  const Places<D, F, HASHED> place(level, cell);
+  for (int c = 0; c < (1 << D); ++c)
+    for (int f = 0; f < F; ++f) entry[c][f] = to_float(table[place[c] + f]);
 }
 
 // out[F] at the point; out + k * stride at tap k.
@@ -54,16 +64,18 @@ FB_HD void grid_taps_forward(const GridLevel& level, const float* x, const Taps&
                              float* out, int64_t stride) {
   const GridCell<D> centre = grid_cell<D, SMOOTH>(level, x, bounded);
   float held[1 << D][F];
-  for (int c = 0; c < (1 << D); ++c) load_corner<D, F, HASHED>(level, centre, c, table, held[c]);
-  each_tap<D, SMOOTH>(level, x, taps, bounded, centre, [&](int k, const GridCell<D>& cell, bool near, const bool*) {
+  load_corners<D, F, HASHED>(level, centre, table, held);
+  each_tap<D, SMOOTH>(level, x, taps, bounded, centre, [&](int k, const Shift<D>&, const GridCell<D>& cell, bool near) {
+    const Factors<D, false> factor(cell, nullptr);
     float sum[F];
     for (int f = 0; f < F; ++f) sum[f] = 0.0f;
-    for (int c = 0; c < (1 << D); ++c) {
-      float other[F];
-      if (!near) load_corner<D, F, HASHED>(level, cell, c, table, other);
-      const float w = corner_weight<D>(cell, c);
-      for (int f = 0; f < F; ++f) sum[f] += w * (near ? held[c][f] : other[f]);
-    }
+    const auto add = [&](const float(&entry)[1 << D][F]) {
+      for (int c = 0; c < (1 << D); ++c)
+        for (int f = 0; f < F; ++f) sum[f] += factor[c] * entry[c][f];
+    };
+    float other[1 << D][F];
+    if (near) add(held);
+    else load_corners<D, F, HASHED>(level, cell, table, other), add(other);
     for (int f = 0; f < F; ++f) out[k * stride + f] = cell.inside ? sum[f] : 0.0f;
   });
 }
@@ -77,21 +89,25 @@ FB_HD void grid_taps_backward_table(const GridLevel& level, const float* x, cons
   for (int c = 0; c < (1 << D); ++c)
     for (int f = 0; f < F; ++f) held[c][f] = 0.0f;
   bool any = false;
-  each_tap<D, SMOOTH>(level, x, taps, bounded, centre, [&](int k, const GridCell<D>& cell, bool near, const bool*) {
+  each_tap<D, SMOOTH>(level, x, taps, bounded, centre, [&](int k, const Shift<D>&, const GridCell<D>& cell, bool near) {
     if (!cell.inside) return;
     any |= near;
+    const Factors<D, false> factor(cell, nullptr);
+    if (near) {
+      for (int c = 0; c < (1 << D); ++c)
+        for (int f = 0; f < F; ++f) held[c][f] += factor[c] * grad[k * stride + f];
+      return;
+    }
+    const Places<D, F, HASHED> place(level, cell);
     for (int c = 0; c < (1 << D); ++c) {
-      const float w = corner_weight<D>(cell, c);
       float part[F];
-      for (int f = 0; f < F; ++f) part[f] = w * grad[k * stride + f];
-      if (near)
-        for (int f = 0; f < F; ++f) held[c][f] += part[f];
-      else
-        add((level.offset + corner_row<D, HASHED>(level, cell, c)) * F, part);
+      for (int f = 0; f < F; ++f) part[f] = factor[c] * grad[k * stride + f];
+      add(place[c], part);
     }
   });
-  if (any)
-    for (int c = 0; c < (1 << D); ++c) add((level.offset + corner_row<D, HASHED>(level, centre, c)) * F, held[c]);
+  if (!any) return;
+  const Places<D, F, HASHED> place(level, centre);
+  for (int c = 0; c < (1 << D); ++c) add(place[c], held[c]);
 }
 
 // grad_x[D] += sum over the point, its taps and their corners of d weight / d x * <entry, grad>.
@@ -100,15 +116,20 @@ FB_HD void grid_taps_backward_x(const GridLevel& level, const float* x, const Ta
                                 const float* grad, int64_t stride, float* grad_x) {
   const GridCell<D> centre = grid_cell<D, SMOOTH>(level, x, bounded);
   float held[1 << D][F];
-  for (int c = 0; c < (1 << D); ++c) load_corner<D, F, HASHED>(level, centre, c, table, held[c]);
-  each_tap<D, SMOOTH>(level, x, taps, bounded, centre, [&](int k, const GridCell<D>& cell, bool near, const bool* free) {
+  load_corners<D, F, HASHED>(level, centre, table, held);
+  each_tap<D, SMOOTH>(level, x, taps, bounded, centre, [&](int k, const Shift<D>& shift, const GridCell<D>& cell, bool near) {
     if (!cell.inside) return;
-    for (int c = 0; c < (1 << D); ++c) {
-      float other[F], dot = 0.0f;
-      if (!near) load_corner<D, F, HASHED>(level, cell, c, table, other);
-      for (int f = 0; f < F; ++f) dot += (near ? held[c][f] : other[f]) * grad[k * stride + f];
-      for (int d = 0; d < D; ++d) grad_x[d] += free[d] ? corner_slope<D>(cell, c, d) * dot : 0.0f;
-    }
+    float dot[1 << D], gradient[D], other[1 << D][F];
+    const auto times = [&](const float(&entry)[1 << D][F]) {
+      for (int c = 0; c < (1 << D); ++c) {
+        dot[c] = 0.0f;
+        for (int f = 0; f < F; ++f) dot[c] += entry[c][f] * grad[k * stride + f];
+      }
+    };
+    if (near) times(held);
+    else load_corners<D, F, HASHED>(level, cell, table, other), times(other);
+    fold_slopes<D, false, float>(cell.low, cell.slope, cell.bend, dot, nullptr, gradient);
+    for (int d = 0; d < D; ++d) grad_x[d] += shift.follows(x[d], d) ? gradient[d] : 0.0f;
   });
 }
 
