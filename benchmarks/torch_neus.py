@@ -20,7 +20,7 @@ from methods.kernels.compositing import Composite
 from methods.kernels.grid import Grid
 from methods.kernels.modules import GridEncoding
 from methods.neus_hash import model as neus
-from methods.neus_hash.field import BETA, Surface, SurfaceField
+from methods.neus_hash.field import BETA, Network, Surface, SurfaceField
 
 
 def torch_composite_alpha(
@@ -81,7 +81,7 @@ class TorchSurfaceField(SurfaceField):
         hidden = [m for a, b in itertools.pairwise(widths) for m in (nn.Linear(a, b, bias=False), nn.ReLU())]
         self.colour_net = nn.Sequential(*hidden, nn.Linear(widths[-1], 3, bias=False))  # pyright: ignore
 
-    def distance(self, positions: Tensor) -> Tensor:
+    def distance(self, positions: Tensor, network: Network | None = None) -> Tensor:
         """Distance, by torch's layers."""
         x = positions / self.config.radius
         hidden = torch.cat([x, self.encoding(self._unit(x))], dim=-1)
@@ -90,7 +90,7 @@ class TorchSurfaceField(SurfaceField):
             hidden = F.softplus(F.linear(hidden, weight, bias), beta=BETA)
         return hidden @ weights[-1][0] + biases[-1][0]
 
-    def surface(self, positions: Tensor) -> Surface:
+    def surface(self, positions: Tensor, network: Network | None = None) -> Surface:
         """Features, and the gradient by a graph through the backward pass."""
         with torch.enable_grad():
             at = positions.requires_grad_()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 
@@ -62,7 +63,7 @@ def check_finite(name: str, value: torch.Tensor) -> None:
     if torch.compiler.is_compiling() or (value.is_cuda and os.environ.get("FIELDBOOK_KERNEL_CHECKS") != "1"):
         return
     # One pass without a mask: a sum is finite unless a term is not, or it overflows; only then look at each value.
-    if value.numel() and not torch.isfinite(value.detach().sum()) and not torch.isfinite(value).all():
+    if value.numel() and not math.isfinite(value.detach().sum().item()) and not torch.isfinite(value).all():
         bad = int((~torch.isfinite(value)).sum())
         raise ValueError(f"{name} has {bad} values that are NaN or infinite, of {value.numel()}")
 

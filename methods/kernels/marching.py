@@ -185,7 +185,10 @@ def march_alive(
         return reference.march_alive(origins, directions, t, far, alive, occupied, spec, n_samples)
     packed = spec.packed.clone()
     packed[10] = n_samples
-    return Samples(*_march_alive(origins.detach(), directions.detach(), t, far.detach(), alive, occupied, packed))
+    rays = [v.detach() for v in (origins, directions)]
+    # Through torch's dispatcher only where it must be: that takes as long as the rest.
+    go_on = _march_alive if torch.compiler.is_compiling() else _launch_alive
+    return Samples(*go_on(*rays, t, far.detach(), alive, occupied, packed))
 
 
 def _check_rays(origins: Tensor, directions: Tensor) -> None:
@@ -226,8 +229,7 @@ def _march(
     return _two_passes(rays, occupied, packed, capacity, near.new_empty(0))
 
 
-@torch.library.custom_op("fieldbook::march_alive", mutates_args=("t",))
-def _march_alive(
+def _launch_alive(
     origins: Tensor, directions: Tensor, t: Tensor, far: Tensor, alive: Tensor, occupied: Tensor, packed: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     alive, resume = alive.contiguous(), t.new_empty(alive.shape[0])
@@ -236,6 +238,9 @@ def _march_alive(
     samples = _two_passes(rays, occupied, packed, -1, resume)
     t.index_copy_(0, alive, resume)
     return samples
+
+
+_march_alive = torch.library.custom_op("fieldbook::march_alive", _launch_alive, mutates_args=("t",))
 
 
 def _two_passes(rays: list, occupied: Tensor, packed: Tensor, capacity: int, resume: Tensor) -> Packed:

@@ -13,6 +13,7 @@ from torch import Tensor
 from methods.kernels import reference
 from methods.kernels.checks import check_device, check_tensor
 from methods.kernels.library import compiled, has_kernels
+from methods.kernels.ops import Op
 
 LONGEST_ROW = 128
 """Of the compiled form's matrices: longer ones no longer fit the cache, and there torch's products are as good."""
@@ -76,33 +77,29 @@ def _check_index(shared: Tensor, index: Tensor) -> None:
         raise ValueError(f"index must lie in 0..{len(shared) - 1}, got {int(low)}..{int(high)}")
 
 
-@torch.library.custom_op("fieldbook::mlp", mutates_args=())
-def _mlp(x: Tensor, shared: Tensor, index: Tensor, flat: Tensor, widths: list[int]) -> Tensor:
+def _launch(x: Tensor, shared: Tensor, index: Tensor, flat: Tensor, widths: list[int]) -> Tensor:
     _check_index(shared, index)  # here, so that a compiled graph looks too: the kernel trusts it
-    out = x.new_empty(x.shape[0], widths[-1])
+    out = _empty(x, shared, index, flat, widths)
     sizes = torch.tensor(widths, dtype=torch.int64, device="cpu")
     compiled("cpu").mlp_forward(x.contiguous(), shared.contiguous(), index.contiguous(), sizes, flat.contiguous(), out)
     return out
 
 
-@_mlp.register_fake
-def _(x: Tensor, shared: Tensor, index: Tensor, flat: Tensor, widths: list[int]) -> Tensor:
+def _empty(x, shared, index, flat, widths):
     return x.new_empty(x.shape[0], widths[-1])
 
 
-@torch.library.custom_op("fieldbook::mlp_backward", mutates_args=())
-def _mlp_backward(
+def _launch_backward(
     x: Tensor, shared: Tensor, index: Tensor, flat: Tensor, widths: list[int], grad: Tensor
 ) -> tuple[Tensor, Tensor]:
-    grad_x, grad_flat = torch.empty_like(x, memory_format=torch.contiguous_format), torch.empty_like(flat)
+    made = _empty_gradients(x, shared, index, flat)
     sizes = torch.tensor(widths, dtype=torch.int64, device="cpu")
     tensors = [v.contiguous() for v in (x, shared, index)]
-    compiled("cpu").mlp_backward(*tensors, sizes, flat.contiguous(), grad.contiguous(), grad_x, grad_flat)
-    return grad_x, grad_flat
+    compiled("cpu").mlp_backward(*tensors, sizes, flat.contiguous(), grad.contiguous(), *made)
+    return made
 
 
-@_mlp_backward.register_fake
-def _(x: Tensor, shared: Tensor, index: Tensor, flat: Tensor, widths: list[int], grad: Tensor) -> tuple[Tensor, Tensor]:
+def _empty_gradients(x, shared, index, flat, *_):
     return torch.empty_like(x, memory_format=torch.contiguous_format), torch.empty_like(flat)
 
 
@@ -111,9 +108,10 @@ def _setup_context(ctx, inputs, output) -> None:
     ctx.save_for_backward(*tensors)
 
 
-def _backward(ctx, grad: Tensor):
+def _gradient(ctx, grad: Tensor):
     grad_x, grad_flat = _mlp_backward(*ctx.saved_tensors, ctx.widths, grad)
     return grad_x, None, None, grad_flat, None
 
 
-_mlp.register_autograd(_backward, setup_context=_setup_context)
+_mlp = Op("mlp", _launch, _empty, (_gradient, _setup_context))
+_mlp_backward = Op("mlp_backward", _launch_backward, _empty_gradients)

@@ -12,6 +12,7 @@ from methods.kernels import reference
 from methods.kernels.checks import check_device, check_tensor
 from methods.kernels.library import compiled, has_kernels
 from methods.kernels.marching import Samples
+from methods.kernels.ops import Op
 from methods.kernels.packed import check_packed
 
 
@@ -66,32 +67,26 @@ def _check_rows(samples: Samples) -> None:
         raise ValueError("samples must be packed: ray_index does not say what the offsets say")
 
 
-@torch.library.custom_op("fieldbook::ray_points", mutates_args=())
-def _ray_points(origins: Tensor, directions: Tensor, t: Tensor, ray_index: Tensor, offsets: Tensor) -> Tensor:
-    points = t.new_empty(t.shape[0], 3)
+def _launch(origins: Tensor, directions: Tensor, t: Tensor, ray_index: Tensor, offsets: Tensor) -> Tensor:
+    points = _empty(origins, directions, t)
     ops = compiled(t.device.type)
     ops.ray_points(origins.contiguous(), directions.contiguous(), t.contiguous(), ray_index.contiguous(), points)
     return points
 
 
-@_ray_points.register_fake
-def _(origins: Tensor, directions: Tensor, t: Tensor, ray_index: Tensor, offsets: Tensor) -> Tensor:
+def _empty(origins, directions, t, *_):
     return t.new_empty(t.shape[0], 3)
 
 
-@torch.library.custom_op("fieldbook::ray_points_backward", mutates_args=())
-def _ray_points_backward(
-    grad: Tensor, t: Tensor, ray_index: Tensor, offsets: Tensor, rays: int
-) -> tuple[Tensor, Tensor]:
-    origins, directions = grad.new_zeros(rays, 3), grad.new_zeros(rays, 3)
+def _launch_backward(grad: Tensor, t: Tensor, ray_index: Tensor, offsets: Tensor, rays: int) -> tuple[Tensor, Tensor]:
+    origins, directions = _zeros(grad, t, ray_index, offsets, rays)
     ops = compiled(grad.device.type)
     packed = (t.contiguous(), ray_index.contiguous(), offsets.contiguous())
     ops.ray_points_backward(grad.contiguous(), *packed, origins, directions)
     return origins, directions
 
 
-@_ray_points_backward.register_fake
-def _(grad: Tensor, t: Tensor, ray_index: Tensor, offsets: Tensor, rays: int) -> tuple[Tensor, Tensor]:
+def _zeros(grad, t, ray_index, offsets, rays):
     return grad.new_zeros(rays, 3), grad.new_zeros(rays, 3)
 
 
@@ -99,7 +94,7 @@ def _setup_context(ctx, inputs, output) -> None:
     ctx.save_for_backward(*inputs[1:])
 
 
-def _backward(ctx, grad: Tensor):
+def _gradient(ctx, grad: Tensor):
     directions, t, ray_index, offsets = ctx.saved_tensors
     needs_origins, needs_directions, needs_t = ctx.needs_input_grad[:3]
     grad_origins = grad_directions = grad_t = None
@@ -110,4 +105,5 @@ def _backward(ctx, grad: Tensor):
     return grad_origins, grad_directions, grad_t, None, None
 
 
-_ray_points.register_autograd(_backward, setup_context=_setup_context)
+_ray_points = Op("ray_points", _launch, _empty, (_gradient, _setup_context))
+_ray_points_backward = Op("ray_points_backward", _launch_backward, _zeros)

@@ -41,6 +41,7 @@ def by_differences(field: SurfaceField, positions: Tensor) -> tuple[Tensor, Tens
     encoded = field.encoding.taps(unit, offsets, field.level_mask, clamped=True)
     places = torch.cat([unit[:, None], (unit[:, None] + offsets).clamp(0.0, 1.0)], dim=1) * 2 - 1
     inputs = torch.cat([places, encoded], dim=-1)
-    features, _ = distance_net(inputs[:, 0], *field.network, BETA)
-    around = distance_only(inputs[:, 1:].flatten(0, 1), *field.network, BETA).view(len(x), len(offsets))
+    network = field.network
+    features, _ = distance_net(inputs[:, 0], *network, BETA)
+    around = distance_only(inputs[:, 1:].flatten(0, 1), *network, BETA).view(len(x), len(offsets))
     return features, *gradient_and_laplacian(features[:, 0], around, 2 * c.radius * side, c.taps)

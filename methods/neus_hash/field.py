@@ -20,6 +20,9 @@ from methods.neus_hash.config import NeusHashModelConfig
 from methods.neus_hash.differences import BETA, by_differences
 from methods.neus_hash.schedules import active_levels
 
+Network = tuple[list[Tensor], list[Tensor]]
+"""Matrices ``[outputs, inputs]`` and biases ``[outputs]``."""
+
 
 class Surface(NamedTuple):
     """What the distance field says of points.
@@ -137,27 +140,28 @@ class SurfaceField(nn.Module):
         count = active_levels(self.step, c.num_levels, c.start_levels, c.level_every)
         return None if count == c.num_levels else (1 << count) - 1
 
-    def distance(self, positions: Tensor) -> Tensor:
-        """Distance ``[M]`` alone."""
+    def distance(self, positions: Tensor, network: Network | None = None) -> Tensor:
+        """Distance ``[M]`` alone; ``network``: ``self.network``, where a caller already has it."""
         x = positions / self.config.radius
         inputs = torch.cat([x, self.encoding(self._unit(x), self.level_mask)], dim=-1)
-        return distance_only(inputs, *self.network, BETA)
+        return distance_only(inputs, *(network or self.network), BETA)
 
-    def surface(self, positions: Tensor) -> Surface:
-        """Distance, features and gradient of positions ``[M, 3]`` in the model's units."""
+    def surface(self, positions: Tensor, network: Network | None = None) -> Surface:
+        """Distance, features and gradient of positions ``[M, 3]`` in the model's units; ``network`` as above."""
         if self.config.gradient == "numerical":
             features, gradient, laplacian = by_differences(self, positions)
             return Surface(features[:, 0], features, gradient, laplacian)
         x = positions / self.config.radius
         unit = self._unit(x)
-        made = split_distance_net(x, self.encoding(unit, self.level_mask), *self.network, BETA)
+        encoded = self.encoding(unit, self.level_mask)
+        made = split_distance_net(x, encoded, *(network or self.network), BETA)
         by_grid = self.encoding.input_gradient(unit, made.to_encoded, self.level_mask)
         gradient = (made.to_x + 0.5 * by_grid) / self.config.radius
         return Surface(made.distance, made.features, gradient, None)
 
     @property
-    def network(self) -> tuple[list[Tensor], list[Tensor]]:
-        """The distance network's matrices ``[outputs, inputs]`` and biases."""
+    def network(self) -> Network:
+        """The distance network's matrices and biases, computed from its layers' lengths and directions."""
         layers: Any = self.layers
         return [layer.weight for layer in layers], [layer.bias for layer in layers]
 

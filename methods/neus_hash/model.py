@@ -26,7 +26,7 @@ from methods.kernels.visibility import march_visible
 from methods.neus_hash.background import Background
 from methods.neus_hash.box import object_box
 from methods.neus_hash.config import NeusHashModelConfig
-from methods.neus_hash.field import Surface, SurfaceField, alpha_from, unit_normals
+from methods.neus_hash.field import Network, Surface, SurfaceField, alpha_from, unit_normals
 from methods.neus_hash.losses import losses
 from methods.neus_hash.schedules import cos_anneal
 from methods.neus_hash.surface import surface_of
@@ -133,9 +133,10 @@ class NeusHashModel(BackgroundModel):
 
     def _train(self, origins: Tensor, directions: Tensor) -> dict[str, Any]:
         near, far = self.ray_bounds(origins, directions)
-        samples = self._training_samples(origins, directions, near, far)
+        network = self.field.network
+        samples = self._training_samples(origins, directions, near, far, network)
         ray = samples.ray_index
-        surface = self.field.surface(ray_points(origins, directions, samples))
+        surface = self.field.surface(ray_points(origins, directions, samples), network)
         normals = unit_normals(surface.gradient)
         alpha = self._alpha(surface, normals, directions, ray, samples.t_end - samples.t_start)
         colour = self.field.colour(surface.features, normals, self.field.ray_features(directions), ray)
@@ -156,7 +157,9 @@ class NeusHashModel(BackgroundModel):
             "num_samples": number if behind is None else number + len(behind.weights),
         }
 
-    def _training_samples(self, origins: Tensor, directions: Tensor, near: Tensor, far: Tensor) -> Samples:
+    def _training_samples(
+        self, origins: Tensor, directions: Tensor, near: Tensor, far: Tensor, network: Network
+    ) -> Samples:
         """Samples of rays, from a random place within the first step on; all, or those down to a depth inside."""
         step, noise = self.march.step_min * self.stride, torch.rand_like(near)
         spec = replace(self.march, step_min=step, step_max=step)
@@ -166,7 +169,7 @@ class NeusHashModel(BackgroundModel):
         ends = (near + noise * step, far)
 
         def density(points: Tensor) -> Tensor:
-            wall = self.field.distance(points) < deep
+            wall = self.field.distance(points, network) < deep
             return torch.where(wall, 1e3 / step, 1e-5 / step)  # opaque in one step; and hardly anything in all of them
 
         return march_visible((origins, directions, *ends), self.occupancy.occupied, spec, density, 0.5)

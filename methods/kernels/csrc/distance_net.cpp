@@ -1,8 +1,8 @@
 // Binding of distance_net, and its launch on the CPU. As with mlp, a GPU has cuBLAS for this.
 //
-// Layer l takes a_l to h_l = W_l a_l + b_l and a_{l+1} = softplus(h_l) with the slope s_l; a_0 is the input z. The distance
-// is the last layer's first output, and its gradient in z comes back through the layers: with p the last matrix' first
-// row, q_l = p * s_l and then p = W_l^T q_l, down to l = 0.
+// Layer l takes a_l to h_l = W_l a_l + b_l and a_{l+1} = softplus(h_l) with the slope s_l; a_0 is the input z. The
+// distance is the last layer's first output, and its gradient in z comes back through the layers: with p the last matrix'
+// first row, q_l = p * s_l and then p = W_l^T q_l, down to l = 0.
 #include "bind.h"
 
 #if !defined(FIELDBOOK_CUDA)
@@ -57,7 +57,7 @@ struct DistanceNet {
     for (size_t l = 0; l < at.hidden.size(); ++l) {
       const Layer& layer = net.layers[l];
       const Hidden& here = at.hidden[l];
-      layer_rows(layer.forward, layer.bias, panel + from, layer.inputs, panel + here.value, layer.out);
+      layer_rows(layer.forward, layer.out, layer.bias, panel + from, layer.inputs, panel + here.value, layer.out);
       softplus_rows(panel + here.value, panel + here.slope, layer.out, sharp);
       from = here.value;
     }
@@ -70,7 +70,7 @@ struct DistanceNet {
 
   void make_features(float* panel) const {
     const float* from = panel + at.hidden.back().value;
-    layer_rows(last.forward, last.bias, from, last.inputs, panel + at.features, last.out);
+    layer_rows(last.forward, last.out, last.bias, from, last.inputs, panel + at.features, last.out);
   }
 
   void make_products(float* panel) const {
@@ -79,14 +79,15 @@ struct DistanceNet {
     for (size_t l = at.hidden.size() - 1; l > 0; --l) {
       const Layer& layer = net.layers[l];
       float* to = panel + at.hidden[l - 1].product;
-      layer_rows(layer.backward, nullptr, panel + at.hidden[l].product, layer.outputs, to, layer.in);
+      layer_rows(layer.backward, layer.in, nullptr, panel + at.hidden[l].product, layer.outputs, to, layer.in);
       multiply_rows(panel + at.hidden[l - 1].slope, to, layer.in);
     }
   }
 
   void make_gradient(float* panel) const {
     const Layer& first = net.layers[0];
-    layer_rows(first.backward, nullptr, panel + at.hidden[0].product, first.outputs, panel + at.along, first.in);
+    const float* from = panel + at.hidden[0].product;
+    layer_rows(first.backward, first.in, nullptr, from, first.outputs, panel + at.along, first.in);
   }
 
   // Back through make_gradient and make_products.
@@ -96,7 +97,7 @@ struct DistanceNet {
       const Layer& layer = net.layers[l];
       const Hidden& here = at.hidden[l];
       float* to = panel + here.to_p;
-      layer_rows(layer.forward, nullptr, panel + from, layer.inputs, to, layer.out);
+      layer_rows(layer.forward, layer.out, nullptr, panel + from, layer.inputs, to, layer.out);
       product_rows(panel + here.slope, panel + here.product, to, panel + here.to_h, layer.out, sharp.beta);
       from = here.to_p;
     }
@@ -105,12 +106,12 @@ struct DistanceNet {
   // Back through make_features and make_values, on top of the former if `second`; the gradient in z ends in `other`.
   void from_features(float* panel, bool second) const {
     float* other = panel + at.other;
-    layer_rows(last.backward, nullptr, panel + at.features, last.outputs, other, last.in);
+    layer_rows(last.backward, last.in, nullptr, panel + at.features, last.outputs, other, last.in);
     for (size_t l = at.hidden.size(); l-- > 0;) {
       const Layer& layer = net.layers[l];
       float* to_h = panel + at.hidden[l].to_h;
       value_rows(panel + at.hidden[l].slope, other, to_h, layer.out, second);
-      layer_rows(layer.backward, nullptr, to_h, layer.outputs, other, layer.in);
+      layer_rows(layer.backward, layer.in, nullptr, to_h, layer.outputs, other, layer.in);
     }
   }
 

@@ -18,11 +18,8 @@ struct Input {
   void load(int64_t first, float* rows) const {
     const int n = samples_in(first, samples, PANEL);
     load_panel(x + first * own, own, n, rows);
-    for (int s = 0; s < n && common > 0; ++s) {
-      const float* row = shared + index[first + s] * common;
-      for (int i = 0; i < common; ++i) rows[(own + i) * PANEL + s] = row[i];
-    }
-    for (int i = own; i < own + common; ++i) std::fill(rows + i * PANEL + n, rows + (i + 1) * PANEL, 0.0f);
+    if (common > 0)
+      load_rows([&](int s) { return shared + index[first + s] * common; }, common, n, rows + own * PANEL);
   }
 };
 
@@ -53,13 +50,13 @@ void forward(const Network& net, const Places& places, float* panel) {
   for (size_t l = 0; l < net.layers.size(); ++l) {
     const Layer& layer = net.layers[l];
     float* next = panel + places.at[l + 1];
-    layer_rows(layer.forward, nullptr, panel + places.at[l], layer.inputs, next, layer.out);
+    layer_rows(layer.forward, layer.out, nullptr, panel + places.at[l], layer.inputs, next, layer.out);
     if (l + 1 < net.layers.size()) relu_rows(next, layer.out);
   }
 }
 
-// The gradient in `one` of each panel is replaced layer by layer; returns where that of the input is.
-int64_t backward(const Network& net, const Places& places, float* block, int panels, vec16* sums) {
+// The gradient in `one` of each panel is replaced layer by layer; returns where that of the first `own` inputs is.
+int64_t backward(const Network& net, const Places& places, int own, float* block, int panels, vec16* sums) {
   int64_t here = places.one, there = places.two;
   for (size_t l = net.layers.size(); l-- > 0;) {
     const Layer& layer = net.layers[l];
@@ -67,7 +64,8 @@ int64_t backward(const Network& net, const Places& places, float* block, int pan
     add_outer(&factors, 1, layer.out, layer.columns, panels, places.size, sums + layer.sums);
     for (int p = 0; p < panels; ++p) {
       float* panel = block + p * places.size;
-      layer_rows(layer.backward, nullptr, panel + here, layer.outputs, panel + there, layer.in);
+      const int wanted = l > 0 ? layer.in : padded(own);
+      layer_rows(layer.backward, layer.in, nullptr, panel + here, layer.outputs, panel + there, wanted);
       if (l > 0) mask_relu(panel + places.at[l], panel + there, layer.in);
     }
     std::swap(here, there);
@@ -112,7 +110,7 @@ void mlp_backward_op(Tensor x, Tensor shared, Tensor index, Tensor widths, Tenso
         gradient.load(block + p * PANEL, panel + places.one);
         std::fill(panel + places.one + outputs * PANEL, panel + places.one + padded(outputs) * PANEL, 0.0f);
       }
-      const int64_t rows = backward(net, places, buffer.data, panels, own);
+      const int64_t rows = backward(net, places, input.own, buffer.data, panels, own);
       for (int p = 0; p < panels; ++p) {
         const int64_t first = block + p * PANEL;
         store_panel(buffer.data + p * places.size + rows, input.own, samples_in(first, end, PANEL),

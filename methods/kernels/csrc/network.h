@@ -98,7 +98,7 @@ inline int samples_in(int64_t first, int64_t samples, int most) {
   return static_cast<int>(std::min<int64_t>(most, samples - first));
 }
 
-// Calls `body(begin, end, sums)` for each thread's run of samples, which starts with a block, with sums of its own: so a
+// Calls `body(begin, end, sums)` for each thread's run of samples, which starts with a block, with sums of its own: a
 // result depends on how many threads there are, and not on which is faster.
 template <class Body>
 std::vector<AlignedBuffer> run_shares(int64_t samples, int64_t sums, const Body& body) {

@@ -1,5 +1,5 @@
-// Small layers on a panel of samples: every activation is a row of PANEL floats and a panel's rows follow one another, so
-// that a layer is a handful of multiply-adds per vector register and its inputs fit the first cache.
+// Small layers on a panel of samples: every activation is a row of PANEL floats and a panel's rows follow one another,
+// so that a layer is a handful of multiply-adds per vector register and its inputs fit the first cache.
 #pragma once
 #include "common.h"
 
@@ -14,8 +14,9 @@ constexpr int TILE = 8;  // outputs that share a loaded input: 8 x 2 accumulator
 
 constexpr int padded(int n) { return (n + TILE - 1) / TILE * TILE; }
 
-// out[o] = bias[o] + the sum over i of weights[i * outputs + o] * in[i], for `outputs` (a multiple of TILE) rows.
-inline void layer_rows(const float* weights, const float* bias, const float* in, int inputs, float* out, int outputs) {
+// out[o] = bias[o] + the sum over i of weights[i * stride + o] * in[i], for `outputs` (a multiple of TILE) rows.
+inline void layer_rows(const float* weights, int stride, const float* bias, const float* in, int inputs, float* out,
+                       int outputs) {
   const vec16* x = reinterpret_cast<const vec16*>(in);
   vec16* y = reinterpret_cast<vec16*>(out);
   for (int o = 0; o < outputs; o += TILE) {
@@ -24,7 +25,7 @@ inline void layer_rows(const float* weights, const float* bias, const float* in,
       for (int v = 0; v < VECTORS; ++v) sum[k][v] = vec16{} + (bias != nullptr ? bias[o + k] : 0.0f);
     for (int i = 0; i < inputs; ++i) {
       const vec16 a = x[i * VECTORS], b = x[i * VECTORS + 1];
-      const float* w = weights + i * outputs + o;
+      const float* w = weights + i * stride + o;
       for (int k = 0; k < TILE; ++k) {
         sum[k][0] += w[k] * a;
         sum[k][1] += w[k] * b;
@@ -40,8 +41,8 @@ struct Factors {
   const float *grad, *in;
 };
 
-// sums[o * inputs + i] += the products grad[o] * in[i] of each pair, lane by lane, in tiles of 8 x 2, over `panels` panels
-// that lie `stride` floats apart. Adding up the lanes is left to the end: done here it would cost as much as the
+// sums[o * inputs + i] += the products grad[o] * in[i] of each pair, lane by lane, in tiles of 8 x 2, over `panels`
+// panels that lie `stride` floats apart. Adding up the lanes is left to the end: done here it would cost as much as the
 // products.
 inline void add_outer(const Factors* pairs, int number, int outputs, int inputs, int panels, int64_t stride,
                       vec16* sums) {
@@ -94,21 +95,27 @@ inline void transpose(vec16* rows) {
   }
 }
 
-// Columns of `samples` (at most PANEL) rows of a [M, width] matrix to rows of a panel, zeros behind them.
-inline void load_panel(const float* x, int width, int samples, float* rows) {
+// To rows of a panel, zeros behind them: the `width` numbers that `row(s)` points at, of `samples` (at most PANEL).
+template <class Row>
+inline void load_rows(const Row& row, int width, int samples, float* rows) {
   const int whole = samples == PANEL ? width / LANES * LANES : 0;
   for (int i = 0; i < whole; i += LANES) {
     for (int s = 0; s < PANEL; s += LANES) {
       vec16 block[LANES];
-      for (int k = 0; k < LANES; ++k) __builtin_memcpy(&block[k], x + (s + k) * width + i, sizeof(vec16));
+      for (int k = 0; k < LANES; ++k) __builtin_memcpy(&block[k], row(s + k) + i, sizeof(vec16));
       transpose(block);
       for (int k = 0; k < LANES; ++k) __builtin_memcpy(rows + (i + k) * PANEL + s, &block[k], sizeof(vec16));
     }
   }
   for (int s = 0; s < samples; ++s)
-    for (int i = whole; i < width; ++i) rows[i * PANEL + s] = x[s * width + i];
+    for (int i = whole; i < width; ++i) rows[i * PANEL + s] = row(s)[i];
   for (int i = 0; i < width && samples < PANEL; ++i)
     for (int s = samples; s < PANEL; ++s) rows[i * PANEL + s] = 0.0f;
+}
+
+// The same for `samples` rows of a [M, width] matrix.
+inline void load_panel(const float* x, int width, int samples, float* rows) {
+  load_rows([=](int s) { return x + s * width; }, width, samples, rows);
 }
 
 inline void store_panel(const float* rows, int width, int samples, float* out) {
