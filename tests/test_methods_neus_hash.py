@@ -308,7 +308,7 @@ def test_training_rays_end_inside_and_lose_no_light_by_it(cut_out: DatasetFiles,
     def shown(depth: float):
         model.config.training_depth = depth
         torch.manual_seed(3)
-        samples = model._training_samples(origins, directions, *bounds)
+        samples = model._training_samples(origins, directions, *bounds, model.field.network)
         with torch.no_grad():
             surface = model.field.surface(
                 origins[samples.ray_index] + directions[samples.ray_index] * samples.midpoints[:, None]
