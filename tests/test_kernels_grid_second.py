@@ -167,7 +167,7 @@ def test_other_points_levels_or_grids_are_not_taken_for_the_same(device, other):
     def loss(table: Tensor, sink: Tensor | None) -> Tensor:
         rows = slice(0, grid.rows)
         into = None if sink is None else sink[rows]
-        features = grid_encode(at, table[rows], grid, mask, into).square().mean()
+        features = (grid_encode(at, table[rows], grid, mask, into) + 1).square().mean()
         return features + normals_only(x, table, grad, sink)
 
     check_sink(device, loss)
