@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from types import SimpleNamespace
 
@@ -138,30 +139,36 @@ def test_a_gradient_without_features_reaches_the_sink_at_the_end_of_the_backward
     check_sink(device, lambda table, sink: normals_only(x, table, grad, sink))
 
 
-def test_several_gradients_and_features_at_the_same_points_all_reach_the_sink(device):
+@pytest.mark.parametrize("features_first", [True, False])  # what comes last goes back first
+def test_several_gradients_and_features_at_the_same_points_all_reach_the_sink(device, features_first):
     x = positions(60).to(device)
-    grads = [torch.rand(60, SMALL.width, generator=generator(seed)).to(device) for seed in (2, 5)]
+    grads = [torch.rand(60, SMALL.width, generator=generator(seed)).to(device) for seed in (2, 5, 6)]
 
     def loss(table: Tensor, sink: Tensor | None) -> Tensor:
-        total = torch.stack([normals_only(x, table, grad, sink) for grad in grads]).sum()
-        for _ in range(3):
-            total = total + grid_encode(x, table, SMALL, None, sink).square().mean()
-        return total
+        features = [lambda: grid_encode(x, table, SMALL, None, sink).square().mean()] * 2
+        normals = [lambda grad=grad: normals_only(x, table, grad, sink) for grad in grads]
+        made = [part() for part in (features + normals if features_first else normals + features)]
+        return torch.stack(made).sum()
 
     check_sink(device, loss)
 
 
-def test_other_points_levels_or_grids_are_not_taken_for_the_same(device):
+@pytest.mark.parametrize("other", ["order", "part", "levels", "grid", "interpolation"])
+def test_other_points_levels_or_grids_are_not_taken_for_the_same(device, other):
     x, grad = positions(60).to(device), torch.rand(60, SMALL.width, generator=generator(2)).to(device)
-    other = Grid(levels=4, base=3, growth=2.0, log2_size=9)
-    assert other.rows <= SMALL.rows
+    grids = {
+        "grid": Grid(levels=4, base=3, growth=2.0, log2_size=9),
+        "interpolation": dataclasses.replace(SMALL, interpolation="smoothstep"),
+    }
+    grid, mask = grids.get(other, SMALL), 0b0011 if other == "levels" else None
+    at = {"order": x.flip(0), "part": x[:30]}.get(other, x)
+    assert grid.rows <= SMALL.rows
 
     def loss(table: Tensor, sink: Tensor | None) -> Tensor:
-        short = slice(0, other.rows)
-        total = grid_encode(x, table, SMALL, 0b0011, sink).square().mean() + normals_only(x, table, grad, sink)
-        total = total + grid_encode(x.flip(0), table, SMALL, None, sink).mean()
-        total = total + grid_encode(x[::2], table, SMALL, None, sink).mean()
-        return total + grid_encode(x, table[short], other, None, None if sink is None else sink[short]).square().mean()
+        rows = slice(0, grid.rows)
+        into = None if sink is None else sink[rows]
+        features = (grid_encode(at, table[rows], grid, mask, into) + 1).square().mean()
+        return features + normals_only(x, table, grad, sink)
 
     check_sink(device, loss)
 

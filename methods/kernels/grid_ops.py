@@ -121,11 +121,7 @@ _DEBTS: weakref.WeakValueDictionary[tuple, _Debt] = weakref.WeakValueDictionary(
 
 
 def _owe(debt: _Debt) -> None:
-    key = _key(debt.sink, debt.x, debt.levels, debt.options)
-    before = _DEBTS.pop(key, None)
-    if before is not None:
-        before.pay()
-    _DEBTS[key] = debt
+    _DEBTS[_key(debt.sink, debt.x, debt.levels, debt.options)] = debt  # one that it displaces is paid at the end
     torch.autograd.Variable._execution_engine.queue_callback(debt.pay)
 
 

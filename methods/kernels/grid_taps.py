@@ -2,6 +2,7 @@
 
 Numerical gradients (Li et al. 2023, "Neuralangelo", section 3.1) ask for a distance at a point and at a few points near
 it. On coarse levels those lie in the point's own cell, so its corners are found and loaded, or added to, once for all.
+A CPU does so where it pays: with 1 or 2 features, on levels whose cells few taps leave. Only one order is ever needed.
 
 K taps; N, D, L, F and R as in ``methods.kernels.grid``.
 """
