@@ -28,6 +28,7 @@ from kernel_inputs import (
     dense_composite,
     difference,
     linear_distortion,
+    mean_difference,
     nerfstudio_signs,
     ray_coherent,
     shell_cells,
@@ -44,10 +45,12 @@ from methods.kernels.compositing import composite
 from methods.kernels.distortion import distortion
 from methods.kernels.encodings import spherical_harmonics
 from methods.kernels.grid import Grid, grid_encode, grid_input_gradient
+from methods.kernels.grid_taps import grid_encode_taps
 from methods.kernels.library import load
 from methods.kernels.marching import march, ray_aabb
 from methods.kernels.mlp import mlp
 from methods.kernels.selftest import backward, placed, relative_error, tensors
+from methods.kernels.taps import tap_offsets
 
 Call = Callable[[], Any]
 Targets = tuple[float, float, float, float]
@@ -64,7 +67,9 @@ class Row:
         peer: The other side; None gives a rate alone.
         must: The ratio (or rate) to reach.
         aim: The ratio (or rate) hoped for.
-        check: Largest difference of the results over the peer's largest number; None where there is nothing to compare.
+        check: Largest difference of the results over the peer's largest number, or for gradients of grids
+            (``second order``, ``taps``) the sum of differences over the sum of the peer's numbers; None where there is
+            nothing to compare.
         work: Units per call, for a rate.
     """
 
@@ -176,7 +181,59 @@ def second_order_row(points: int, kind: str) -> Row:
         loss(features, normal).backward(inputs=[peer.hash_table])
         return peer.hash_table.grad
 
-    return Row(f"hash {kind}: second order", ours, theirs, 10, 25, difference(ours(), theirs()))
+    return Row(f"hash {kind}: second order", ours, theirs, 10, 25, mean_difference(ours(), theirs()))
+
+
+def taps_rows(points: int) -> list[Row]:
+    """The hash encoding at points and four taps of each: against our own at all in a row, and nerfstudio's at the same.
+
+    ``near``: a quarter of a cell of level 8, as Neuralangelo has it half-way: on most levels taps share the point's
+    corners. ``far``: four cells of the finest, where nothing is shared on a CPU, and the sides do the same work.
+    """
+    grid = Grid.between(COARSEST, FINEST, LEVELS, log2_size=LOG2, dialect="nerfstudio")
+    peer = HashEncoding(LEVELS, COARSEST, FINEST, LOG2, 2, implementation="torch")
+    table = peer.hash_table.detach().clone().requires_grad_()
+    peer.hash_table.requires_grad_()
+    x, rows = ray_coherent(points), []
+    for name, eps in {"near": 0.25 / grid.resolutions[8], "far": 4 / FINEST}.items():
+        offsets = tap_offsets(eps)
+        rows += _taps_pair(f"hash taps {name}", (x, offsets, table, grid), peer, 1 if name == "near" else None)
+    return rows
+
+
+def _taps_pair(
+    name: str, inputs: tuple[Tensor, Tensor, Tensor, Grid], peer: HashEncoding, must: float | None
+) -> list[Row]:
+    x, offsets, table, grid = inputs
+    sink = torch.zeros_like(table, requires_grad=False)
+    weight = torch.randn(len(x), 1 + len(offsets), grid.width)
+
+    def places() -> Tensor:
+        return torch.cat([x[:, None], x[:, None] + offsets], dim=1).flatten(0, 1)
+
+    def step(encode: Call) -> Call:
+        def run() -> Tensor:
+            sink.zero_()
+            peer.hash_table.grad = None
+            encode().backward(weight)
+            return sink if peer.hash_table.grad is None else peer.hash_table.grad
+
+        return run
+
+    sides = {
+        "ours": lambda: grid_encode_taps(x, offsets, table, grid, sink=sink),
+        "grid_encode": lambda: grid_encode(places(), table, grid, sink=sink).view(weight.shape),
+        "nerfstudio": lambda: peer(places()).view(weight.shape),
+    }
+    rows = []
+    for other, least in {"grid_encode": must, "nerfstudio": None}.items():
+        error = mean_difference(sides["ours"](), sides[other]())
+        ours, theirs = (without_gradient(sides[side]) for side in ("ours", other))
+        rows.append(Row(f"{name} / {other}: forward", ours, theirs, least, None, error))
+        ours, theirs = (step(sides[side]) for side in ("ours", other))
+        error = mean_difference(ours().clone(), theirs())
+        rows.append(Row(f"{name} / {other}: forward + backward", ours, theirs, least, None, error))
+    return rows
 
 
 def harmonics_row(n: int) -> Row:
@@ -335,6 +392,7 @@ def on_cpu(quick: bool) -> dict[str, Any]:
     scale = 8 if quick else 1
     rows = hash_rows(2**18 // scale, not quick)
     rows += [second_order_row(2**16 // scale, kind) for kind in ("random", "rays")]
+    rows += taps_rows(2**15 // scale)
     rows += [harmonics_row(2**18 // scale), composite_row(4096 // scale, 96), *distortion_rows(4096 // scale)]
     rows += [distance_net_row(n // scale) for n in (2**14, 2**16)]
     rows += [march_row(16384 // scale), mlp_row(2**15 // scale), adam_row(2**23 // scale), *twin_rows(scale)]

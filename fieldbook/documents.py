@@ -257,6 +257,9 @@ MESH = Document(
     ),
     _again("mesh"),
 )
+COMPARED = Document(
+    record({}, {"settings": record({}, {"geometry": record({}), "surface": maybe(record({}))})}), _again("geometry")
+)
 STATUS = Document(
     record(
         {"state": shapes.word("ok", "infeasible"), "stage": text},

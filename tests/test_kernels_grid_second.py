@@ -143,7 +143,7 @@ def test_several_gradients_and_features_at_the_same_points_all_reach_the_sink(de
     grads = [torch.rand(60, SMALL.width, generator=generator(seed)).to(device) for seed in (2, 5)]
 
     def loss(table: Tensor, sink: Tensor | None) -> Tensor:
-        total = sum(normals_only(x, table, grad, sink) for grad in grads)
+        total = torch.stack([normals_only(x, table, grad, sink) for grad in grads]).sum()
         for _ in range(3):
             total = total + grid_encode(x, table, SMALL, None, sink).square().mean()
         return total

@@ -151,9 +151,9 @@ def test_offsets_of_none_are_the_encoding_itself(device):
 def test_inputs_that_are_not_contiguous_give_the_same(device):
     x, offsets, table = positions(50).to(device), offsets_of(4, BETWEEN).to(device), entries(SMALL).to(device)
     plain = results_of(grid_encode_taps, x, offsets, table, SMALL)
-    turned = [v.T.contiguous().T for v in (x, offsets, table)]
+    x, offsets, table = turned = tuple(v.T.contiguous().T for v in (x, offsets, table))
     assert not any(v.is_contiguous() for v in turned)
-    for got, want in zip(results_of(grid_encode_taps, *turned, SMALL), plain, strict=True):
+    for got, want in zip(results_of(grid_encode_taps, x, offsets, table, SMALL), plain, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)
 
 
@@ -163,14 +163,16 @@ def test_the_sink_gets_the_gradient_in_place_and_autograd_none(device, dtype, ne
     x, offsets = positions(50).to(device), offsets_of(4, BETWEEN).to(device)
     table, sink = entries(SMALL, dtype=dtype).to(device), torch.zeros(SMALL.rows, 2, device=device)
     _, want, want_x = results_of(grid_encode_taps, x, offsets, table.float(), SMALL)
-    x.requires_grad_(needs_x), table.requires_grad_()
+    x.requires_grad_(needs_x)
+    table.requires_grad_()
     for count in (1, 2):
         out = grid_encode_taps(x, offsets, table, SMALL, None, sink)
         out.backward((torch.rand(out.shape, generator=generator(2)) * 2 - 1).to(device))
         assert table.grad is None
         torch.testing.assert_close(sink.cpu().double(), want * count, rtol=1e-5, atol=1e-5)
-    if needs_x:
+    if x.grad is not None:
         torch.testing.assert_close(x.grad.cpu().double(), 2 * want_x, rtol=1e-5, atol=1e-4)
+    assert (x.grad is not None) == needs_x
 
 
 def test_the_same_bytes_for_any_number_of_threads_and_every_time(with_threads):

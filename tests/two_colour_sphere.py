@@ -1,4 +1,4 @@
-"""A sphere, red before x = 0 and blue behind, as a dataset with alpha: the scene of the surface methods' tests."""
+"""A sphere, red before its middle and blue behind, as a dataset with alpha: the scene of the surface methods' tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from PIL import Image
 from data.poses import look_at
 from fieldbook.layout import DatasetFiles
 
-RADIUS, DISTANCE, ANGLE = 0.5, 3.0, 0.6
+RADIUS, DISTANCE, ANGLE = 0.35, 3.0, 0.5
+CENTRE = np.array([0.12, -0.08, 0.1])  # neither where neus-hash starts, nor as large
 FRONT, BACK = (0.9, 0.15, 0.1), (0.1, 0.2, 0.9)
 
 
@@ -30,10 +31,11 @@ def picture(pose: np.ndarray, size: int, alpha: bool = True) -> np.ndarray:
     at = (np.arange(fine) + 0.5 - fine / 2) / lens
     rays = np.stack(np.broadcast_arrays(at[None], -at[:, None], -np.ones(())), -1) @ pose[:3, :3].T
     rays /= np.linalg.norm(rays, axis=-1, keepdims=True)
-    along = rays @ pose[:3, 3]
-    root = along**2 - (pose[:3, 3] @ pose[:3, 3] - RADIUS**2)
+    eye = pose[:3, 3] - CENTRE
+    along = rays @ eye
+    root = along**2 - (eye @ eye - RADIUS**2)
     hit = root > 0
-    point = pose[:3, 3] + (-along - np.sqrt(np.maximum(root, 0)))[..., None] * rays
+    point = eye + (-along - np.sqrt(np.maximum(root, 0)))[..., None] * rays
     colour = np.where(point[..., :1] > 0, FRONT, BACK) * hit[..., None]
     premultiplied = np.concatenate([colour, hit[..., None]], -1).reshape(size, 4, size, 4, 4).mean(axis=(1, 3))
     opacity = premultiplied[..., 3:]
@@ -44,7 +46,7 @@ def picture(pose: np.ndarray, size: int, alpha: bool = True) -> np.ndarray:
 
 
 def write_sphere(root: Path, train: int = 12, test: int = 2, size: int = 32, alpha: bool = True) -> DatasetFiles:
-    """The sphere's dataset, in units in which its radius is 0.5 and its box ``[-1, 1]^3``."""
+    """The sphere's dataset, in units in which its box is ``[-1, 1]^3``."""
     lens = size / 2 / np.tan(ANGLE / 2)
     camera = {"fl_x": lens, "fl_y": lens, "cx": size / 2, "cy": size / 2, "w": size, "h": size}
     names: dict[str, list[str]] = {"train": [], "test": []}

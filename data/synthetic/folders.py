@@ -163,7 +163,9 @@ def _write_blender(folder: Path, scene: Scene, camera: Camera, views: Views) -> 
             Image.fromarray(picture).save(folder / split / f"r_{k}.png")
             pose = world_from_truth.poses(poses[k])
             frames.append({"file_path": f"./{split}/r_{k}", "transform_matrix": pose.tolist()})
-        write_json(folder / f"transforms_{split}.json", {"camera_angle_x": CAMERA_ANGLE_X, "frames": frames})
+        # Other programs look for validation frames too.
+        for name in ("test", "val") if split == "test" else (split,):
+            write_json(folder / f"transforms_{name}.json", {"camera_angle_x": CAMERA_ANGLE_X, "frames": frames})
     write_solid(folder / "object.ply", Solid(world_from_truth.points(solid.vertices), solid.faces, solid.normals))
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 from tyro.conf import arg
 
 from fieldbook.commands.common import Again, RunDir, load_spec
-from fieldbook.documents import RUN, read_document
+from fieldbook.documents import COMPARED, RUN, read_document
 from fieldbook.errors import UserError
 from fieldbook.gpus import take_gpu
 from fieldbook.layout import DatasetFiles, RunFiles
@@ -50,23 +51,26 @@ def mesh(
 
     keep = None if again else Keep(made_from, intact)
     prepare = lambda: take_gpu(keys.get("device", "auto"))  # noqa: E731
-    return run_stage("mesh", run, work, [files.status("train")], keep=keep, prepare=prepare)
+    status = run_stage("mesh", run, work, [files.status("train")], keep=keep, prepare=prepare)
+    return _told(status, files.mesh, "vertices", "faces", "components")
 
 
 def geometry(run: RunDir, spec: Geometry = "{}") -> Status:
     """Compare a run's mesh with the scene's true surface: distances, F-scores, normals, into geometry.json.
 
+    Keys that are not given are those of the last comparison, if there was one.
+
     Example: fieldbook geometry RUN --spec '{"surface": {"path": "truth.ply", "space": "world"}}'
     """
     files, data = RunFiles(run), DatasetFiles(run.parent.parent)
-    keys = _geometry_keys(spec)
+    keys = _geometry_keys(spec, files)
 
     def work() -> dict[str, Any]:
         from eval.geometry_stage import compare_run
 
         return compare_run(files, data, keys)
 
-    return run_stage("geometry", run, work, [files.status("mesh")])
+    return _told(run_stage("geometry", run, work, [files.status("mesh")]), files.geometry, "chamfer_world", "fscore")
 
 
 def _mesh_keys(spec: str, typed: dict[str, Any]) -> dict[str, Any]:
@@ -76,10 +80,19 @@ def _mesh_keys(spec: str, typed: dict[str, Any]) -> dict[str, Any]:
     return study_keys(keys | {"mesh": keys["mesh"] | typed})
 
 
-def _geometry_keys(spec: str) -> dict[str, Any]:
+def _geometry_keys(spec: str, files: RunFiles) -> dict[str, Any]:
     from fieldbook.config import scene_keys, study_keys
 
-    return scene_keys(study_keys(load_spec(spec), "geometry"), "surface")
+    before = read_document(files.geometry, COMPARED).get("settings", {}) if files.geometry.is_file() else {}
+    return scene_keys(study_keys(before | load_spec(spec), "geometry"), "surface")
+
+
+def _told(status: Status, path: Path, *names: str) -> Status:
+    """The status; a person who typed the command reads where the result is and its main numbers."""
+    if status.ok:
+        numbers = [f"{name} {status.numbers[name]:.6g}" for name in names if status.numbers.get(name) is not None]
+        print(f"{path}: {', '.join(numbers) or status.numbers.get('geometry')}")
+    return status
 
 
 def _refuse_others(files: RunFiles) -> None:

@@ -78,8 +78,9 @@ class Background(nn.Module):
         self.near, self.far = config.background_near / r, config.background_far / r
         self.min_step = config.background_min_step / r
         self.radius = r
+        cells = config.background_occupancy_res
         self.occupancy = OccupancyGrid(
-            March(half=0.5, resolution=config.background_occupancy_res, step_min=0.01, centre=(0.5, 0.5, 0.5)),
+            March(half=0.5, resolution=cells, step_min=1 / cells, centre=(0.5, 0.5, 0.5)),  # its steps are not used
             threshold=config.background_occupancy_threshold,
             decay=config.occupancy_decay,
             every=config.occupancy_every,

@@ -15,6 +15,7 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 from nerfstudio.plugins.types import MethodSpecification
 
 from methods.hash_nerf.config import GridAdamConfig, HashNerfDataManagerConfig
+from methods.neus_hash.checks import check_model, check_pipeline
 from methods.neus_hash.datamanager import NeusHashDataManager
 from methods.neus_hash.schedules import Weight, learning_rate_factor
 
@@ -197,6 +198,14 @@ class NeusHashModelConfig(ModelConfig):
     curvature_loss_mult: Weight = 0.0
     """Of the mean absolute Laplacian of the distance (Li et al. 2023, equation 9)."""
 
+    def check(self) -> None:
+        """Refuse numbers that no training can use.
+
+        Raises:
+            UserError: Names the field, what it is and what is allowed.
+        """
+        check_model(self)
+
 
 @dataclass
 class NeusHashDataManagerConfig(HashNerfDataManagerConfig):
@@ -222,9 +231,17 @@ class NeusHashPipelineConfig(VanillaPipelineConfig):
     max_stride: float = 8.0
     """Steps are lengthened by this factor at most."""
 
+    def check(self) -> None:
+        """Refuse numbers that no training can use.
+
+        Raises:
+            UserError: Names the field, what it is and what is allowed.
+        """
+        check_pipeline(self)
+
 
 def neus_hash_config() -> TrainerConfig:
-    """neus-hash with the hyper-parameters that instant-nsr-pl publishes for Blender scenes and COLMAP captures."""
+    """neus-hash with the hyper-parameters that instant-nsr-pl publishes for Blender scenes; the card has the others."""
     return TrainerConfig(
         method_name="neus-hash",
         steps_per_eval_batch=0,

@@ -16,7 +16,6 @@ from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttrib
 from torch import Tensor
 from torch.nn import functional as F
 
-from fieldbook.errors import UserError
 from methods.backgrounds import BackgroundModel, mean_depth
 from methods.kernels.compositing import Composite, CompositeState, composite_alpha
 from methods.kernels.marching import March, Samples, march, ray_aabb
@@ -29,7 +28,7 @@ from methods.neus_hash.box import object_box
 from methods.neus_hash.config import NeusHashModelConfig
 from methods.neus_hash.field import Network, Surface, SurfaceField, alpha_from, unit_normals
 from methods.neus_hash.losses import losses
-from methods.neus_hash.schedules import cos_anneal, is_off
+from methods.neus_hash.schedules import cos_anneal
 from methods.neus_hash.surface import surface_of
 from methods.runner.surface import Surface as MeshSurface
 
@@ -47,6 +46,7 @@ class NeusHashModel(BackgroundModel):
         super().populate_modules()
         self.stride = 1.0  # how much longer the steps are while training; the pipeline's business
         config = self.config
+        config.check()
         centre, half = object_box(self.scene_box.aabb, self.kwargs.get("metadata") or {}, config.object_share)
         self.register_buffer("centre", centre, persistent=False)
         self.unit = half / config.radius  # scene units per unit of the model's own
@@ -56,8 +56,6 @@ class NeusHashModel(BackgroundModel):
             step_min=2 * math.sqrt(3) * config.radius / config.march_steps,
             max_samples=2 * config.march_steps,
         )
-        if config.gradient == "analytic" and not is_off(config.curvature_loss_mult):
-            raise UserError("curvature_loss_mult needs second derivatives: set pipeline.model.gradient to numerical")
         self.field = SurfaceField(config)
         learned = self.alpha_background is None if config.learned_background is None else config.learned_background
         self.background = Background(config) if learned else None

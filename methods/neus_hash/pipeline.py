@@ -14,6 +14,7 @@ class NeusHashPipeline(VanillaPipeline):
     """Follows the occupancy grid: the more space it finds empty, the more rays a step can afford."""
 
     def __init__(self, config: Any, device: str, **kwargs: Any):
+        config.check()
         super().__init__(config, device, **kwargs)
         model: Any = self.model
         longest = model.config.march_steps

@@ -24,7 +24,7 @@ def steps(number: int, samples: int, rays: int) -> dict[str, Any]:
     }
 
 
-# Half the levels with twice the features read half as many cache lines; a table of 2^15 rows x 4 floats is 0.5 MB.
+# Half the levels with twice the features read half as many cache lines; a table of 2^16 rows x 4 floats is 1 MB.
 _SMALL = {
     f"{_MODEL}num_levels": 8,
     f"{_MODEL}features_per_level": 4,

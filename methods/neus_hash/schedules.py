@@ -7,15 +7,9 @@ Weight = float | tuple[float, float, float, float]
 
 
 def weight_at(weight: Weight, step: int) -> float:
-    """A loss's weight at a step: linear between the two steps, constant outside.
-
-    Raises:
-        ValueError: The weight ends before it starts, or is not four numbers.
-    """
+    """A loss's weight at a step: linear between the two steps, constant outside."""
     if isinstance(weight, int | float):
         return float(weight)
-    if len(weight) != 4 or not weight[0] < weight[3]:
-        raise ValueError(f"a weight is a number, or (start, from, to, end) with start < end; got {weight}")
     start, before, after, end = weight
     done = min(max((step - start) / (end - start), 0.0), 1.0)
     return float(before + done * (after - before))

@@ -211,7 +211,7 @@ def resolve_config(dataset: DatasetFiles, spec: dict[str, Any]) -> TrainerConfig
     apply_scene_bounds(config, read_scene(dataset.transforms))
     apply_background(config, read_transforms(dataset.transforms).get("background"))
     apply_overrides(config, spec.get("overrides", {}))
-    _check_steps(config)
+    _check_numbers(config)
     keep_planes(config.pipeline.model)
     return config
 
@@ -230,9 +230,17 @@ def check_method(spec: dict[str, Any]) -> dict[str, Any]:
     _parse_our_datasets(config.pipeline.datamanager, Path())
     apply_overrides(config, preset_overrides(spec["method"], spec["preset"]))
     apply_overrides(config, spec["overrides"])
-    _check_steps(config)
+    _check_numbers(config)
     check_machine(spec["method"], resolve_device(spec["device"]))
     return {"steps": config.max_num_iterations}
+
+
+def _check_numbers(config: TrainerConfig) -> None:
+    for part in (config.pipeline, config.pipeline.model):
+        check = getattr(part, "check", None)  # of methods of ours
+        if check is not None:
+            check()
+    _check_steps(config)
 
 
 def _check_steps(config: TrainerConfig) -> None:

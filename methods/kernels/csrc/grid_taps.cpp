@@ -17,7 +17,11 @@ namespace fieldbook {
 #if !defined(FIELDBOOK_CUDA)
 namespace {
 
-// Levels on which taps seldom leave their points' cells; on the others, sharing corners costs more than it saves.
+// Features up to which corners are shared: with more, a row is a vector by itself, and one that a tap finds in the nearest
+// cache is nearly free.
+constexpr int MOST_SHARED = 2;
+
+// Levels on which they are: where taps seldom leave their points' cells. Elsewhere it costs more than it saves.
 template <int D>
 uint32_t shared_levels(const TapsCall& call) {
   const GridArgs& a = call.grid.args;
@@ -341,18 +345,20 @@ void run_points(const TapsCall& call, GridPass pass, const Axes& axes, const std
 void grid_taps_cpu(const TapsCall& call, GridPass pass) {
   dispatch_shape(call.grid, [&]<int D, int F, bool SMOOTH>() {
     const GridArgs& a = call.grid.args;
-    const uint32_t shared = shared_levels<D>(call);
+    const uint32_t shared = F <= MOST_SHARED ? shared_levels<D>(call) : 0;
     run_alone<D>(call, pass, shared);
-    const std::vector<Span> spans = spans_of<D, F>(a, shared);
-    if (spans.empty()) return;
-    const int64_t padded = padded_to_lanes(a.points);
-    const auto x = by_axis<D>(a.x, a.points, padded);
-    const Axes axes{x.get(), nullptr, padded};
-    if (pass == GridPass::backward_table)
-      each_alone(static_cast<int32_t>(spans.size()),
-                 [&](int32_t s) { backward_table_span<D, F, SMOOTH>(call, spans[s], axes); });
-    else if (call.grid.half) run_points<D, F, SMOOTH, half_t>(call, pass, axes, spans);
-    else run_points<D, F, SMOOTH, float>(call, pass, axes, spans);
+    if constexpr (F <= MOST_SHARED) {
+      const std::vector<Span> spans = spans_of<D, F>(a, shared);
+      if (spans.empty()) return;
+      const int64_t padded = padded_to_lanes(a.points);
+      const auto x = by_axis<D>(a.x, a.points, padded);
+      const Axes axes{x.get(), nullptr, padded};
+      if (pass == GridPass::backward_table)
+        each_alone(static_cast<int32_t>(spans.size()),
+                   [&](int32_t s) { backward_table_span<D, F, SMOOTH>(call, spans[s], axes); });
+      else if (call.grid.half) run_points<D, F, SMOOTH, half_t>(call, pass, axes, spans);
+      else run_points<D, F, SMOOTH, float>(call, pass, axes, spans);
+    }
   });
 }
 
