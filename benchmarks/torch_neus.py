@@ -85,7 +85,7 @@ class TorchSurfaceField(SurfaceField):
         """Distance, by torch's layers."""
         x = positions / self.config.radius
         hidden = torch.cat([x, self.encoding(self._unit(x))], dim=-1)
-        weights, biases = self.network
+        weights, biases = network or self.network
         for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
             hidden = F.softplus(F.linear(hidden, weight, bias), beta=BETA)
         return hidden @ weights[-1][0] + biases[-1][0]
@@ -96,7 +96,7 @@ class TorchSurfaceField(SurfaceField):
             at = positions.requires_grad_()
             x = at / self.config.radius
             hidden = torch.cat([x, self.encoding(self._unit(x))], dim=-1)
-            weights, biases = self.network
+            weights, biases = network or self.network
             for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
                 hidden = F.softplus(F.linear(hidden, weight, bias), beta=BETA)
             features = F.linear(hidden, weights[-1], biases[-1])

@@ -77,6 +77,17 @@ def test_outputs_gradient_and_all_derivatives_are_those_of_float64(widths: list[
     check_against_float64(distance_only, reference.distance_only, [inputs(samples, widths[0])], *layers)
 
 
+def test_wherever_it_runs_it_is_the_same_network(device):
+    z, (weights, biases) = inputs(300, 35), network([35, 64, 13])
+    weights, biases = ([v.to(device).requires_grad_() for v in group] for group in (weights, biases))
+    for function in (distance_net, distance_only):
+        made = function(z.to(device), weights, biases)
+        truth = getattr(reference, function.__name__)(z.double(), *map(doubled, network([35, 64, 13])))
+        pairs = zip(made, truth, strict=True) if function is distance_net else [(made, truth)]
+        for got, want in pairs:
+            torch.testing.assert_close(got.detach().cpu().double(), want, rtol=0, atol=1e-5 * float(want.abs().max()))
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     widths=st.lists(st.integers(1, 40), min_size=3, max_size=5),
@@ -85,7 +96,7 @@ def test_outputs_gradient_and_all_derivatives_are_those_of_float64(widths: list[
 )
 def test_inputs_in_two_tensors_are_the_same_network(widths: list[int], samples: int, own: int):
     z, layers, own = inputs(samples, widths[0]), network(widths), min(own, widths[0])
-    parts = [z[:, :own], z[:, own:]]
+    parts = (z[:, :own], z[:, own:])
     check_against_float64(split_distance_net, reference.split_distance_net, parts, *layers)
     made, (features, gradient) = split_distance_net(*parts, *layers), distance_net(z, *layers)
     assert torch.equal(made.features, features)

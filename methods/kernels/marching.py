@@ -185,7 +185,7 @@ def march_alive(
         return reference.march_alive(origins, directions, t, far, alive, occupied, spec, n_samples)
     packed = spec.packed.clone()
     packed[10] = n_samples
-    # Through torch's dispatcher only where it must be: that takes as long as the rest.
+    # Through torch's dispatcher only where it must be: that takes as long as a small march.
     go_on = _march_alive if torch.compiler.is_compiling() else _launch_alive
     return Samples(*go_on(origins.detach(), directions.detach(), t, far.detach(), alive, occupied, packed))
 

@@ -158,7 +158,7 @@ class NeusHashModel(BackgroundModel):
         }
 
     def _training_samples(
-        self, origins: Tensor, directions: Tensor, near: Tensor, far: Tensor, network: Network
+        self, origins: Tensor, directions: Tensor, near: Tensor, far: Tensor, network: Network | None = None
     ) -> Samples:
         """Samples of rays, from a random place within the first step on; all, or those down to a depth inside."""
         step, noise = self.march.step_min * self.stride, torch.rand_like(near)
