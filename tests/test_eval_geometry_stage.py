@@ -172,6 +172,15 @@ def test_the_command_keeps_to_the_stages_protocol(run, dataset, scene):
     assert again == status.numbers, "the same seed, the same points, the same numbers"
 
 
+def test_without_a_spec_a_run_is_compared_as_at_the_last_time(run, capsys):
+    assert main(["geometry", str(run.root), "--spec", json.dumps({"geometry": {"points": 150, "seed": 7}})]) == 0
+    before = read_json(run.geometry)
+    capsys.readouterr()
+    assert main(["geometry", str(run.root)]) == 0
+    assert read_json(run.geometry) == before
+    assert str(run.geometry) in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("keys", "words"),
     [

@@ -55,10 +55,10 @@ def mesh(
     return _told(status, files.mesh, "vertices", "faces", "components")
 
 
-def geometry(run: RunDir, spec: Geometry = "{}") -> Status:
+def geometry(run: RunDir, spec: Geometry | None = None) -> Status:
     """Compare a run's mesh with the scene's true surface: distances, F-scores, normals, into geometry.json.
 
-    Keys that are not given are those of the last comparison, if there was one.
+    Without a spec it is compared as at the last time, if there was one.
 
     Example: fieldbook geometry RUN --spec '{"surface": {"path": "truth.ply", "space": "world"}}'
     """
@@ -80,11 +80,13 @@ def _mesh_keys(spec: str, typed: dict[str, Any]) -> dict[str, Any]:
     return study_keys(keys | {"mesh": keys["mesh"] | typed})
 
 
-def _geometry_keys(spec: str, files: RunFiles) -> dict[str, Any]:
+def _geometry_keys(spec: str | None, files: RunFiles) -> dict[str, Any]:
     from fieldbook.config import scene_keys, study_keys
 
-    before = read_document(files.geometry, COMPARED).get("settings", {}) if files.geometry.is_file() else {}
-    return scene_keys(study_keys(before | load_spec(spec), "geometry"), "surface")
+    keys = {} if spec is None else load_spec(spec)
+    if spec is None and files.geometry.is_file():  # a study's comparison is not to be lost by a look at it
+        keys = read_document(files.geometry, COMPARED).get("settings", {})
+    return scene_keys(study_keys(keys, "geometry"), "surface")
 
 
 def _told(status: Status, path: Path, *names: str) -> Status:
